@@ -1,0 +1,310 @@
+"""What one member of a run is told: frozen dataclasses, JSON in and out.
+
+`deploy` fills them from the plan; a container reads its own from the environment variable
+`PEERBED_CONFIG`, a local process from a file. Units as in `node.units`: ns, bit/s, bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum, StrEnum
+from typing import Any, TypeVar
+
+from node.core.ids import NodeId
+from node.errors import ConfigError
+from node.units import MILLISECOND, SECOND, Nanos
+
+
+class LinkPolicy(StrEnum):
+    """What a measured miss does after three tries."""
+
+    STRICT = "strict"
+    WARN = "warn"
+    OFF = "off"
+
+
+class Emulator(StrEnum):
+    """Who impairs the traffic. `AUTO` takes the most faithful that the kernel has."""
+
+    AUTO = "auto"
+    NETEM = "netem"
+    NFQUEUE = "nfqueue"
+    APPLICATION = "application"
+    MODEL = "model"
+
+
+class Pacing(StrEnum):
+    """`SEQUENTIAL`: one message at a time, in queue order. `PARALLEL`: one at a time per peer."""
+
+    SEQUENTIAL = "sequential"
+    PARALLEL = "parallel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSpec:
+    """One direction of the path between two nodes, collapsed from the links along it.
+
+    Args:
+        rate_bps: the slowest link on it; None is unlimited.
+        delay_ns: one-way, the sum.
+        jitter_ns: standard deviation of a normal distribution, the root of the sum of squares.
+        loss: share of packets lost, 1 - prod(1 - p).
+    """
+
+    rate_bps: int | None = None
+    delay_ns: Nanos = 0
+    jitter_ns: Nanos = 0
+    loss: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLink:
+    """One direction of a link that ends at this node: the ceiling over all paths through it."""
+
+    name: str
+    rate_bps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLink:
+    """Another node as seen from this one.
+
+    Args:
+        host, port: where its peer service listens.
+        out, into: the paths to it and from it; None where there is none (traffic is refused).
+        up, down: names of this node's access links that they start and end with.
+    """
+
+    name: NodeId
+    host: str
+    port: int
+    out: PathSpec | None = None
+    into: PathSpec | None = None
+    up: str | None = None
+    down: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinksConfig:
+    """The network of one node."""
+
+    emulator: Emulator = Emulator.AUTO
+    policy: LinkPolicy = LinkPolicy.WARN
+    up: tuple[AccessLink, ...] = ()
+    down: tuple[AccessLink, ...] = ()
+    peers: tuple[PeerLink, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlgorithmConfig:
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pacing: Pacing = Pacing.SEQUENTIAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionConfig:
+    """How the training samples are dealt out.
+
+    Args:
+        kind: `iid`, `shards` or `dirichlet`.
+        shards: shards a node (`shards`: sort by label, cut, deal; Hsu et al. 2019 call it k-shard).
+        alpha: concentration of the Dirichlet distribution over labels.
+    """
+
+    kind: str = "iid"
+    shards: int = 2
+    alpha: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeConfig:
+    """How long a training step takes in the run.
+
+    Args:
+        step_ns: a step takes at least this long (padded); None: as long as it takes.
+        speed: 0.5 makes every step take twice as long as elsewhere.
+    """
+
+    step_ns: Nanos | None = None
+    speed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    dataset: str = "digits"
+    model: str = "mlp"
+    batch_size: int = 16
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    data_dir: str | None = None
+    evaluate_every: int = 1
+    """Rounds between two evaluations on the test set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopConfig:
+    """Stop conditions; the first that holds ends the run for all. `time_ns` is always set."""
+
+    time_ns: Nanos
+    rounds: int | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Every wait has one.
+
+    Args:
+        join_ns: until every member has said Hello.
+        links_ns: for measuring all links, three tries included.
+        ready_ns: until every member is Ready after Prepare.
+        stop_ns: until every member has left after Stop.
+        heartbeat_ns, lease_ns: a member silent for a lease counts as lost.
+        peer_ns: a peer out of reach for this long fails what is queued to it.
+    """
+
+    join_ns: Nanos = 90 * SECOND
+    links_ns: Nanos = 120 * SECOND
+    ready_ns: Nanos = 120 * SECOND
+    stop_ns: Nanos = 20 * SECOND
+    heartbeat_ns: Nanos = 500 * MILLISECOND
+    lease_ns: Nanos = 10 * SECOND
+    peer_ns: Nanos = 10 * SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """All that one node is told."""
+
+    session: str
+    name: NodeId
+    index: int
+    members: tuple[NodeId, ...]
+    neighbours: tuple[NodeId, ...]
+    seed: int
+    host: str
+    port: int
+    coordinator_host: str
+    coordinator_port: int
+    links: LinksConfig
+    algorithm: AlgorithmConfig
+    training: TrainingConfig
+    compute: ComputeConfig
+    stop: StopConfig
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    results: str = "/results"
+    owner: str = "10001:10001"
+    """uid:gid that the node process and its files belong to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedPair:
+    """An ordered pair of nodes whose path is to be measured: what was asked for, both ways."""
+
+    source: NodeId
+    target: NodeId
+    out: PathSpec
+    back: PathSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorConfig:
+    """All that the coordinator is told."""
+
+    session: str
+    members: tuple[NodeId, ...]
+    seed: int
+    host: str
+    port: int
+    policy: LinkPolicy
+    pairs: tuple[ExpectedPair, ...]
+    training: TrainingConfig
+    stop: StopConfig
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    results: str = "/results"
+    owner: str = "10001:10001"
+
+
+Config = NodeConfig | CoordinatorConfig
+_T = TypeVar("_T")
+
+
+def to_json(config: Any) -> str:
+    """The dataclass as canonical JSON: same value, same bytes."""
+    return json.dumps(_plain(config), separators=(",", ":"), sort_keys=True)
+
+
+def from_json(kind: type[_T], text: str) -> _T:
+    """Read a dataclass back; raises ConfigError naming the key that is missing, extra or wrong."""
+    try:
+        return typing.cast(_T, _typed(kind, json.loads(text), kind.__name__))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error}", where=kind.__name__) from error
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """Check `value` against the type `kind` and build it; where None of a union fits, say so."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is types.UnionType or origin is typing.Union:
+        if value is None and type(None) in arguments:
+            return None
+        return _typed(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"expected a list, not {value!r}", where=where)
+        return tuple(_typed(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is not None:  # Mapping[str, Any]
+        if not isinstance(value, dict):
+            raise ConfigError(f"expected a mapping, not {value!r}", where=where)
+        return value
+    if is_dataclass(kind):
+        return _dataclass(typing.cast(type, kind), value, where)
+    return _scalar(kind, value, where)
+
+
+def _dataclass(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ConfigError(f"expected a mapping, not {value!r}", where=where)
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(value) - known):
+        raise ConfigError(f"unknown key {unknown[0]!r}", where=where)
+    try:
+        return kind(**{k: _typed(hints[k], v, f"{where}.{k}") for k, v in value.items()})
+    except TypeError as error:
+        raise ConfigError(str(error), where=where) from error
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    kind = getattr(kind, "__supertype__", kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(value)
+        except ValueError as error:
+            raise ConfigError(str(error), where=where) from error
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"expected {kind.__name__}, not {value!r}", where=where)
+    return value

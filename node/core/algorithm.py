@@ -1,0 +1,113 @@
+"""What an algorithm is, and the only door through which it sees the world.
+
+An algorithm is one class with a frozen `Config`, found by name (docs/adding-an-algorithm.md). Its
+handlers are atomic: they read the context, call its methods, return. No threads, clocks, sockets
+or global randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from node.core.effects import InFlight, Value
+from node.core.events import PeerChange
+from node.core.ids import NodeId
+from node.core.messages import PeerMessage
+from node.core.parts import Layout, Vector
+from node.units import Nanos
+
+
+class Context(Protocol):
+    """An algorithm's view of its node during one handler call."""
+
+    @property
+    def now(self) -> Nanos:
+        """Run clock, ns since the start."""
+
+    @property
+    def me(self) -> NodeId: ...
+
+    @property
+    def round(self) -> int:
+        """Rounds ended so far."""
+
+    @property
+    def peers(self) -> tuple[NodeId, ...]:
+        """Neighbours in the overlay in name order, also those that are out of reach."""
+
+    @property
+    def members(self) -> int:
+        """Number of nodes in the run, this one included."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, the same on every node: for what all must derive alike."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def parameters(self) -> Vector:
+        """The node's model: flat, float32, read-only."""
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """This node's random stream for a purpose; the same generator at every call."""
+
+    def send(
+        self, target: NodeId, message: PeerMessage, *, key: str, supersedes: bool = False
+    ) -> None:
+        """Queue a message; see `effects.Send`."""
+
+    def drop_queued(self, *, key_prefix: str, in_flight: InFlight = InFlight.FINISH) -> None:
+        """Cancel what is queued under keys that start with `key_prefix`."""
+
+    def set_timer(self, key: str, *, after: Nanos) -> None: ...
+
+    def cancel_timer(self, key: str) -> None: ...
+
+    def train(self, *, steps: int) -> None:
+        """Start a training job from `parameters` as they are now; `on_trained` answers."""
+
+    def set_parameters(self, parameters: Vector) -> None:
+        """Replace the node's model."""
+
+    def end_round(self) -> None:
+        """Count a round: evaluation and the stop condition on rounds hang on it."""
+
+    def record(self, kind: str, fields: Mapping[str, Value]) -> None:
+        """Write a line into the node's event log."""
+
+
+class Algorithm:
+    """Base of all algorithms: handlers that do nothing, to override.
+
+    Args:
+        config: an instance of the class's own `Config`.
+    """
+
+    Config: ClassVar[type[Any]]
+    """A frozen dataclass of the options that the topology file may set under `algorithm:`."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def on_start(self, ctx: Context) -> None:
+        """The run clock starts."""
+
+    def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
+        """A training job is done. `ctx.parameters` is still what it was; set it if wanted."""
+
+    def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
+        """A message came whose part, if any, fits the layout and is finite."""
+
+    def on_timer(self, ctx: Context, key: str) -> None: ...
+
+    def on_sent(self, ctx: Context, target: NodeId, key: str) -> None:
+        """The peer has all of it."""
+
+    def on_send_failed(self, ctx: Context, target: NodeId, key: str, reason: str) -> None: ...
+
+    def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None: ...

@@ -1,0 +1,158 @@
+"""Everything that a machine may want: what `step` returns and runtimes perform, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from node.core.events import Event
+from node.core.ids import NodeId
+from node.core.messages import PeerMessage
+from node.core.parts import Vector
+from node.core.signals import LinkReading, Signal
+from node.units import Nanos
+
+Value: TypeAlias = "int | float | str | bool | list[Value] | dict[str, Value] | None"
+
+
+class InFlight(Enum):
+    """What a cancel does to the message whose bytes are on their way."""
+
+    FINISH = "finish"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Queue a message to a member (the coordinator included).
+
+    Args:
+        key: names it for `DropQueued`, `Sent` and `SendFailed`; hierarchical, as in `round/7/3`.
+        supersedes: drop what is queued to the same target under the same key first.
+    """
+
+    target: NodeId
+    message: PeerMessage | Signal
+    key: str = ""
+    supersedes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropQueued:
+    """Cancel queued messages whose key starts with `key_prefix`; see `InFlight`."""
+
+    key_prefix: str = ""
+    in_flight: InFlight = InFlight.FINISH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimer:
+    """Fire `TimerFired(key)` at `at`, on the clock of `now`; replaces a timer of that key."""
+
+    key: str
+    at: Nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelTimer:
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Train:
+    """Run `steps` mini-batch steps from `parameters`; `Trained(job)` answers. One job at a time."""
+
+    job: int
+    steps: int
+    parameters: Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluate:
+    """Evaluate a snapshot on the test set beside the training; `Evaluated(round)` answers."""
+
+    round: int
+    parameters: Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Write one line into the node's event log."""
+
+    kind: str
+    fields: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeLinks:
+    """Measure the paths to `targets`; `LinksProbed(attempt)` answers."""
+
+    attempt: int
+    targets: tuple[NodeId, ...]
+    measures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareRun:
+    """Start the trainer and connect to the neighbours; `Prepared` answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginRun:
+    """Set the run clock to 0 at `at_wall_ns` (Unix time in ns) and start the peer then."""
+
+    at_wall_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRun:
+    """Stop the peer, store everything; the runtime then feeds `RunEnded` if it has not yet."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLinks:
+    """Write what is known of the links (coordinator only): `links.json`."""
+
+    readings: tuple[LinkReading, ...]
+    applied: Mapping[NodeId, str]
+    emulators: Mapping[NodeId, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Finish:
+    """The machine is done. `parameters` is a peer's final model; `error` None if all is well."""
+
+    reason: str
+    error: str | None = None
+    parameters: Vector | None = None
+
+
+Effect: TypeAlias = (
+    Send
+    | DropQueued
+    | SetTimer
+    | CancelTimer
+    | Train
+    | Evaluate
+    | Record
+    | ProbeLinks
+    | PrepareRun
+    | BeginRun
+    | EndRun
+    | StoreLinks
+    | Finish
+)
+
+
+class Machine(Protocol):
+    """A sans-IO state machine: peer, member, coordinator.
+
+    `step` is atomic and never blocks; `now` is integer nanoseconds on one monotonic clock. The
+    caller performs the returned effects in order before it feeds the next event.
+    """
+
+    def step(self, event: Event, *, now: Nanos) -> list[Effect]: ...

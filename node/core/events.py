@@ -1,0 +1,155 @@
+"""Everything that may happen to a machine: what runtimes feed into `step`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from node.core.ids import NodeId
+from node.core.messages import PeerMessage
+from node.core.parts import Vector
+from node.core.signals import LinkReading, Signal
+
+
+class PeerChange(Enum):
+    """What became of another member, as far as this one can tell."""
+
+    CONNECTED = "connected"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The machine comes to life; for a peer: the run clock stands at its start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    sender: NodeId
+    message: PeerMessage | Signal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """Training job `job` is done.
+
+    Args:
+        parameters: the new model, read-only.
+        loss: mean training loss over the job's steps.
+        compute_s: what the steps took.
+        padded_s: waited on top, so that the job took as long as the compute model says.
+        late_s: by how much the job took longer than the compute model says.
+    """
+
+    job: int
+    parameters: Vector
+    loss: float
+    steps: int
+    compute_s: float = 0.0
+    padded_s: float = 0.0
+    late_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The snapshot of round `round` was evaluated on the test set."""
+
+    round: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """The peer has acknowledged all of it."""
+
+    target: NodeId
+    key: str
+    model_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendFailed:
+    """It did not arrive, as far as we know, and is not tried again."""
+
+    target: NodeId
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerChanged:
+    peer: NodeId
+    change: PeerChange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinksProbed:
+    """The measuring that a `ProbeLinks` effect asked for has ended."""
+
+    attempt: int
+    readings: tuple[LinkReading, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The trainer is up and every neighbour connected, or `error` says what is missing."""
+
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """The local algorithm has finished; see `effects.Finish`."""
+
+    reason: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the local algorithm is; the member machine puts it into its heartbeats."""
+
+    phase: str
+    round: int
+    accuracy: float | None
+    loss: float | None
+    model_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested:
+    """From outside the protocol: a signal, or the coordinator's Stop passed on to the peer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Something local broke for good (trainer died, disk full): end and say why."""
+
+    reason: str
+
+
+Event: TypeAlias = (
+    Started
+    | Received
+    | TimerFired
+    | Trained
+    | Evaluated
+    | Sent
+    | SendFailed
+    | PeerChanged
+    | LinksProbed
+    | Prepared
+    | RunEnded
+    | Progress
+    | StopRequested
+    | Failed
+)
