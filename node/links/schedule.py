@@ -1,0 +1,164 @@
+"""Which paths are measured when, and for how long (pure).
+
+In one slot a node sends to one other at most and receives from one at most, so no two transfers
+share an access link, and together they stay below what two cores can push through bridges and
+queues. Round trips take next to nothing and are probed for many pairs at once, before the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from node.config import ExpectedPair, PathSpec
+from node.core.ids import NodeId
+from node.units import MILLISECOND, SECOND, Nanos
+
+BUDGET_BPS: Final = 800_000_000
+"""Sum of the rates measured at the same time."""
+
+PINGS: Final = 30
+PING_EVERY_NS: Final = 10 * MILLISECOND
+PING_PAIRS: Final = 64
+"""Pairs whose round trips are probed at once: 13,000 packets/s in all."""
+
+SEGMENT_BITS: Final = 8 * 1448
+FIRST_WINDOW: Final = 10
+"""Segments that TCP sends before the first acknowledgement."""
+WINDOW_PACKETS: Final = 100
+"""Full packets that a rate rests on at least; it is taken from one arrival to another, so what is
+left is the jitter of two arrivals."""
+WINDOW_NS: Final = (600 * MILLISECOND, 5 * SECOND)
+
+LOSS_PACKETS: Final = (2000, 5000)
+LOSS_PPS: Final = 5000
+LOSS_FRAME: Final = 64
+"""Bytes on the wire of a packet that counts losses; the rate is no question then."""
+SETTLE_NS: Final = 200 * MILLISECOND
+"""To connect, report and let queues run empty, round trips apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """What is measured at the same time.
+
+    Args:
+        pairs: (from, to); whoever is `from` measures.
+        measures: of `rtt`, `rate`, `loss`; a pair without loss skips `loss`.
+        expected_ns: how long it should take; give it twice that and 3 s before giving up.
+    """
+
+    pairs: tuple[tuple[NodeId, NodeId], ...]
+    measures: tuple[str, ...]
+    expected_ns: Nanos
+
+    @property
+    def deadline_ns(self) -> Nanos:
+        """After this long the slot is not going to end."""
+        return 2 * self.expected_ns + 3 * SECOND
+
+
+def schedule(pairs: Sequence[ExpectedPair], *, budget_bps: int = BUDGET_BPS) -> tuple[Slot, ...]:
+    """All that has to be measured of these pairs, in the order of time."""
+    return (*_rtt_slots(pairs), *_bulk_slots(pairs, budget_bps=budget_bps))
+
+
+def round_trip_ns(out: PathSpec, back: PathSpec) -> Nanos:
+    """Of a small packet on an idle path, there and back."""
+    return out.delay_ns + back.delay_ns
+
+
+def ramp_ns(out: PathSpec, back: PathSpec) -> Nanos:
+    """Until TCP fills the path: it doubles what is under way every round trip (measured: up to
+    1.5 s at 50 Mbit/s and 200 ms)."""
+    trip = round_trip_ns(out, back)
+    packets = (out.rate_bps or BUDGET_BPS) * trip / (SEGMENT_BITS * SECOND)
+    rounds = math.log2(max(1.0, packets / FIRST_WINDOW)) + 3
+    return 100 * MILLISECOND + round(trip * rounds)
+
+
+def window_ns(out: PathSpec) -> Nanos:
+    """How long the steady rate is measured for; longer on slow paths."""
+    packets = WINDOW_PACKETS * SEGMENT_BITS * SECOND // (out.rate_bps or BUDGET_BPS)
+    return min(WINDOW_NS[1], max(WINDOW_NS[0], packets))
+
+
+def loss_pace(out: PathSpec) -> tuple[int, int]:
+    """(packets, packets/s) of a loss count: half the rate, and few enough under way that a netem
+    leaf (`tc_plan.netem_packets`) holds them all."""
+    pace = float(LOSS_PPS)
+    if out.rate_bps is not None:
+        pace = min(pace, out.rate_bps / (2 * 8 * LOSS_FRAME))
+        if out.delay_ns:
+            held = 64 + out.rate_bps * out.delay_ns / (8 * 256 * SECOND)
+            pace = min(pace, 0.8 * held * SECOND / out.delay_ns)
+    pace = max(50.0, pace)
+    return min(LOSS_PACKETS[1], max(LOSS_PACKETS[0], round(pace))), round(pace)
+
+
+def _rtt_slots(pairs: Sequence[ExpectedPair]) -> Iterator[Slot]:
+    for start in range(0, len(pairs), PING_PAIRS):
+        group = pairs[start : start + PING_PAIRS]
+        longest = max(round_trip_ns(p.out, p.back) for p in group)
+        yield Slot(
+            pairs=tuple((p.source, p.target) for p in group),
+            measures=("rtt",),
+            expected_ns=PINGS * PING_EVERY_NS + 2 * longest + SETTLE_NS,
+        )
+
+
+@dataclass(slots=True)
+class _Open:
+    """A slot that is being filled."""
+
+    pairs: list[ExpectedPair]
+    sources: set[NodeId]
+    targets: set[NodeId]
+    bps: int
+
+    def takes(self, pair: ExpectedPair, *, budget_bps: int) -> bool:
+        return (
+            pair.source not in self.sources
+            and pair.target not in self.targets
+            and self.bps + (pair.out.rate_bps or 0) <= budget_bps
+        )
+
+
+def _bulk_slots(pairs: Sequence[ExpectedPair], *, budget_bps: int) -> Iterator[Slot]:
+    """First fit in the order of a round robin: n - 1 slots for all pairs of n nodes."""
+    names = sorted({name for pair in pairs for name in (pair.source, pair.target)})
+    place = {name: i for i, name in enumerate(names)}
+    judged = [p for p in pairs if p.out.rate_bps is not None or p.out.loss > 0]
+    judged.sort(
+        key=lambda p: ((place[p.target] - place[p.source]) % len(names), _bulk_ns(p), p.source)
+    )
+    slots: list[_Open] = []
+    for pair in judged:
+        slot = next((s for s in slots if s.takes(pair, budget_bps=budget_bps)), None)
+        if slot is None:  # also for a path that alone is above the budget
+            slot = _Open([], set(), set(), 0)
+            slots.append(slot)
+        slot.pairs.append(pair)
+        slot.sources.add(pair.source)
+        slot.targets.add(pair.target)
+        slot.bps += pair.out.rate_bps or 0
+    for slot in slots:
+        lossy = any(pair.out.loss > 0 for pair in slot.pairs)
+        yield Slot(
+            pairs=tuple((pair.source, pair.target) for pair in slot.pairs),
+            measures=("rate", "loss") if lossy else ("rate",),
+            expected_ns=max(_bulk_ns(pair) for pair in slot.pairs),
+        )
+
+
+def _bulk_ns(pair: ExpectedPair) -> Nanos:
+    trip = round_trip_ns(pair.out, pair.back)
+    total = 0
+    if pair.out.rate_bps is not None:
+        total += ramp_ns(pair.out, pair.back) + window_ns(pair.out) + 2 * trip + SETTLE_NS
+    if pair.out.loss > 0:
+        packets, pace = loss_pace(pair.out)
+        total += packets * SECOND // pace + 4 * trip + SETTLE_NS
+    return total
