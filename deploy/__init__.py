@@ -1,0 +1,1 @@
+"""The `deploy` command: topology file -> plan -> rendered files -> run -> results."""

@@ -1,0 +1,140 @@
+"""The local backend: one process for each member, on loopback, without Docker and without root.
+
+Links are impaired by the members themselves. Processes of a run carry its folder in their
+environment and are found by it, those that a member started too, also after their owner is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from deploy import host
+from deploy.backends.base import COORDINATOR, STOP_GRACE_S, Interrupted
+from deploy.history import MemberState
+from deploy.plan import BackendKind, Plan
+from deploy.processes import labelled, labels, signal_all
+from deploy.results import RunFolder, writing
+from node.errors import EnvironmentFault, PeerbedError, RunFailed
+
+
+class LocalBackend:
+    """See `deploy.backends.base.Backend`. The process that called `start` learns exit statuses."""
+
+    kind = BackendKind.LOCAL
+
+    def __init__(self) -> None:
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def check(self, *, results: Path, run_id: str) -> list[PeerbedError]:
+        problems: list[PeerbedError] = []
+        for package in ("torch", "grpc", "numpy"):
+            if importlib.util.find_spec(package) is None:
+                problems.append(
+                    EnvironmentFault(
+                        f"the local backend needs {package} in this Python ({sys.executable})",
+                        remedy="pip install 'peerbed[deploy,train]', or use --backend docker",
+                    )
+                )
+        return problems + host.check_folder(results)
+
+    def taken_networks(self) -> list[IPv4Network]:
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        return {"python": sys.executable}
+
+    def start(self, plan: Plan, folder: RunFolder, *, interrupted: Interrupted) -> None:
+        roles = {COORDINATOR: "coordinator"} | {str(node.name): "peer" for node in plan.nodes}
+        for member, role in roles.items():
+            if interrupted():
+                return
+            self._launch(folder, member=member, role=role)
+
+    def _launch(self, folder: RunFolder, *, member: str, role: str) -> None:
+        root = Path(__file__).resolve().parents[2]
+        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-m", "node", role, "--config", str(folder.config_file(member))]
+        with writing(folder.path), folder.log_file(member).open("wb") as output:
+            try:
+                self._children[member] = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **labels(folder, member=member), "PYTHONPATH": path},
+                    cwd=folder.path,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise RunFailed(f"cannot start a process: {error}", where=member) from error
+
+    def poll(self, folder: RunFolder) -> Mapping[str, MemberState]:
+        states = {}
+        for member, child in self._children.items():
+            status = child.poll()
+            states[member] = MemberState(
+                member=member,
+                status="running" if status is None else "exited",
+                alive=status is None,
+                # As a shell and a container say it: 128 + the signal that ended it.
+                exit_status=128 - status if status is not None and status < 0 else status,
+            )
+        if not self._children:
+            for _, member in labelled(folder):
+                states[member] = MemberState(member=member, status="running", alive=True)
+        return states
+
+    def stop(self, folder: RunFolder, *, grace_s: float = STOP_GRACE_S) -> list[str]:
+        alive = {s.member for s in self.poll(folder).values() if s.alive}
+        signal_all(folder, signal.SIGCONT)  # a stopped process would not see the next one
+        for member in alive & self._children.keys():
+            self._children[member].send_signal(signal.SIGTERM)
+        if not self._children:
+            signal_all(folder, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while alive and time.monotonic() < deadline:
+            time.sleep(0.05)
+            alive = {s.member for s in self.poll(folder).values() if s.alive}
+        signal_all(folder, signal.SIGKILL)
+        for child in self._children.values():
+            child.wait()
+        return sorted(alive)
+
+    def collect(self, folder: RunFolder) -> list[str]:
+        return []  # processes write into the run's logs themselves
+
+    def destroy(self, folder: RunFolder) -> None:
+        deadline = time.monotonic() + STOP_GRACE_S
+        while left := list(labelled(folder)):
+            signal_all(folder, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                pids = ", ".join(str(pid) for pid, _ in left)
+                raise RunFailed(f"processes {pids} of run {folder.run_id} could not be ended")
+            for child in self._children.values():
+                child.poll()
+            time.sleep(0.02)
+
+    def has_rest(self, folder: RunFolder) -> bool:
+        return any(True for _ in labelled(folder))
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on now; held open together so that all differ."""
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            ports.append(int(listener.getsockname()[1]))
+        return ports

@@ -1,0 +1,335 @@
+"""What people write in a topology file, as frozen pydantic models (docs/topology.md).
+
+This module knows keys, types, units and defaults. What several keys mean together is checked in
+`checks.py` and computed in `expand.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticKnownError
+
+from deploy.topology.quantities import (
+    Accuracy,
+    Count,
+    Delay,
+    Duration,
+    Loss,
+    Memory,
+    Name,
+    NotNegative,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+)
+from node import algorithms, config
+from node.config import LinkPolicy, Pacing
+from node.training import catalog
+from node.units import SECOND
+
+SHORTHAND_GROUP: Final = "n"
+"""`nodes: 3` is a group of this name."""
+EXPERIMENT_PATTERN: Final = "[a-z0-9][a-z0-9_-]{0,39}"
+
+ShapeName = Literal[
+    "ring", "line", "star", "full", "grid", "tree", "random-regular", "small-world", "scale-free"
+]
+OverlayShape = Literal["network", ShapeName]
+
+
+class Strict(BaseModel):
+    """A mapping in the file: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+# Nodes ------------------------------------------------------------------------------------------
+
+
+class LinkOptions(Strict):
+    """One direction of a link. A key that is not given is taken from the more general place."""
+
+    rate: Rate = None
+    """How fast, such as `10mbit`, or `unlimited` (the default)."""
+    delay: Delay = 0
+    """One-way delay; default 0ms."""
+    jitter: Delay = 0
+    """Standard deviation of a normal distribution around `delay`; default 0ms."""
+    loss: Loss = 0.0
+    """Packets lost at random; default 0%."""
+
+    def given(self) -> dict[str, Any]:
+        """What the file says here, without defaults."""
+        return {k: getattr(self, k) for k in LinkOptions.model_fields if k in self.model_fields_set}
+
+    def over(self, base: LinkOptions) -> LinkOptions:
+        """These options where given, those of `base` elsewhere."""
+        return LinkOptions.model_construct(**{**base.given(), **self.given()})
+
+
+class NodeLink(LinkOptions):
+    """How a node's own links differ from `network.link`; `up` and `down` for one direction only."""
+
+    up: LinkOptions = LinkOptions()
+    """From the node into the network."""
+    down: LinkOptions = LinkOptions()
+    """From the network to the node."""
+
+
+class Compute(Strict):
+    """How long a training step takes."""
+
+    step: Duration | None = None
+    """A step takes at least this long; default: as long as it takes."""
+    speed: Positive = 1.0
+    """0.5 makes every step take twice as long."""
+
+
+class Group(Strict):
+    """One node, or several alike. An integer is short for `replicas`."""
+
+    replicas: Count | None = None
+    """Nodes `<name>-0`, `<name>-1`, ...; without it, one node called `<name>`."""
+    cpus: Positive | None = None
+    """Cores that a container may use, such as 0.5; default: all."""
+    memory: Memory | None = None
+    """Memory that a container may use, such as `512MiB`; default: all."""
+    compute: Compute = Compute()
+    """How long a training step takes."""
+    link: NodeLink = NodeLink()
+    """How this node's links differ from `network.link`."""
+
+
+def _group(value: object) -> object:
+    """A group's shorthands: nothing is one node, a number is replicas."""
+    if value is None:
+        return {}
+    return {"replicas": value} if isinstance(value, int) else value
+
+
+def _nodes(value: object) -> object:
+    return {SHORTHAND_GROUP: {"replicas": value}} if isinstance(value, int) else value
+
+
+def spelled_out(nodes: object) -> object:
+    """The value of `nodes` without its shorthands, so that single keys can be set in it."""
+    groups = _nodes(nodes)
+    return {k: _group(v) for k, v in groups.items()} if isinstance(groups, dict) else groups
+
+
+GroupEntry = Annotated[Group, BeforeValidator(_group, json_schema_input_type=Group | Count | None)]
+Groups = Annotated[
+    dict[Name, GroupEntry],
+    Field(min_length=1),
+    BeforeValidator(_nodes, json_schema_input_type=dict[Name, GroupEntry] | Count),
+]
+
+
+# Network and overlay ----------------------------------------------------------------------------
+
+
+class ShapeOptions(Strict):
+    """A graph by name. Nodes stand in name order (n-2 before n-10)."""
+
+    degree: Count | None = None
+    """random-regular, small-world: neighbours of a node. scale-free: links of a newcomer."""
+    rewire: Share | None = None
+    """small-world: share of the ring's links that are rewired at random; default 10%."""
+    branching: Count | None = None
+    """tree: children of a node; default 2."""
+    columns: Count | None = None
+    """grid: nodes in a row; default: as square as can be."""
+    seed: Seed | None = None
+    """Of a random shape; default: the file's `seed`."""
+
+
+class LinkEntry(LinkOptions):
+    """One link, or, where an end names a group, one for each of its nodes."""
+
+    source: Name = Field(alias="from")
+    """A node, a group or a bridge."""
+    target: Name = Field(alias="to")
+    """A node, a group or a bridge."""
+    back: LinkOptions = LinkOptions()
+    """How the way back (`to` -> `from`) differs."""
+    oneway: Annotated[bool, Field(strict=True)] = False
+    """No way back."""
+
+
+class Network(ShapeOptions):
+    """What is connected to what: a `shape`, or `bridges` and `links`. Only bridges forward."""
+
+    shape: ShapeName | None = None
+    """star: a switch in the middle, a link to it for each node. All others: direct links."""
+    link: LinkOptions = LinkOptions()
+    """What every link is like unless something more special says otherwise."""
+    bridges: tuple[Name, ...] = ()
+    """Switches: forward between their links, hold no node."""
+    links: tuple[LinkEntry, ...] = ()
+    """Links between nodes and bridges."""
+    metric: Literal["hop", "latency"] = "hop"
+    """Which path is the shortest; ties go to fewer hops, then to the first in name order."""
+
+
+class Overlay(ShapeOptions):
+    """Who exchanges with whom. Text is short for `shape`."""
+
+    shape: OverlayShape | None = None
+    """network (the default): all pairs that have a path, which on direct links means neighbours."""
+    center: Name | None = None
+    """star: the node in the middle; default the first in name order."""
+    edges: tuple[Annotated[tuple[Name, Name], Field(strict=False)], ...] = ()
+    """Pairs of nodes or groups, instead of a shape."""
+
+
+def _overlay(value: object) -> object:
+    return {"shape": value} if isinstance(value, str) else value
+
+
+OverlayEntry = Annotated[
+    Overlay, BeforeValidator(_overlay, json_schema_input_type=Overlay | OverlayShape)
+]
+
+
+# What is run ------------------------------------------------------------------------------------
+
+
+def _one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
+    """A check that a text is one of the names known when it is asked."""
+
+    def check(text: str) -> str:
+        if text not in (known := names()):
+            expected = ", ".join(map(repr, known))
+            raise PydanticKnownError("literal_error", {"expected": expected})
+        return text
+
+    return check
+
+
+class Algorithm(Strict):
+    """The algorithm and its options, which are the fields of its `Config`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, AfterValidator(_one_of(algorithms.names))]
+    """A name that `deploy schema` lists."""
+    pacing: Pacing = Pacing.SEQUENTIAL
+    """sequential: one message at a time, in queue order; parallel: one at a time to each peer."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the file sets of the algorithm's own options."""
+        return dict(self.model_extra or {})
+
+
+class Partition(Strict):
+    """How the training samples are dealt out to the nodes."""
+
+    kind: Literal["iid", "shards", "dirichlet"] = "iid"
+    """iid: evenly. shards: sorted by label, cut, dealt. dirichlet: label shares drawn per node."""
+    shards: Count = 2
+    """shards: pieces that a node gets."""
+    alpha: Positive = 0.5
+    """dirichlet: concentration; small is skewed."""
+
+
+class Training(Strict):
+    """What is learnt, and how."""
+
+    dataset: Annotated[str, AfterValidator(_one_of(lambda: catalog.DATASETS))] = "digits"
+    """Name of a data set."""
+    model: Annotated[str, AfterValidator(_one_of(lambda: catalog.MODELS))] = "mlp"
+    """Name of a model."""
+    batch_size: Count = 16
+    """Samples in a training step."""
+    learning_rate: Positive = 0.1
+    """Step size of SGD."""
+    momentum: NotNegative = 0.0
+    """Of SGD."""
+    weight_decay: NotNegative = 0.0
+    """Of SGD."""
+    partition: Partition = Partition()
+    """How the training samples are dealt out."""
+    data_dir: str | None = None
+    """Folder of a data set that is not embedded; relative to the topology file."""
+    evaluate_every: Count = 1
+    """Rounds between two evaluations on the test set."""
+
+
+class Stop(Strict):
+    """When the run ends: at the first of these. At least one is given."""
+
+    rounds: Count | None = None
+    """Every node has ended this many rounds."""
+    time: Duration = 600 * SECOND
+    """On the run clock, which starts after the links are measured; default 10min."""
+    accuracy: Accuracy | None = None
+    """Mean test accuracy of the nodes, such as `95%`."""
+
+
+_WAITS: Final = config.Deadlines()
+
+
+class Deadlines(Strict):
+    """How long to wait for what."""
+
+    join: Duration = _WAITS.join_ns
+    """Until every node has said hello; default 90s."""
+    links: Duration = _WAITS.links_ns
+    """For measuring all links, three tries included; default 2min."""
+    ready: Duration = _WAITS.ready_ns
+    """Until every node is ready to train; default 2min."""
+    stop: Duration = _WAITS.stop_ns
+    """Until every node has left after the end; default 20s."""
+    heartbeat: Duration = _WAITS.heartbeat_ns
+    """Between two signs of life of a node; default 500ms."""
+    lease: Duration = _WAITS.lease_ns
+    """A node silent for this long counts as lost; default 10s."""
+    peer: Duration = _WAITS.peer_ns
+    """A peer out of reach for this long fails what is queued to it; default 10s."""
+
+
+def _experiment(name: str) -> str:
+    if not re.fullmatch(EXPERIMENT_PATTERN, name):
+        raise ValueError(f"{name!r} is not a name: up to 40 of a-z, 0-9, - and _")
+    return name
+
+
+Experiment = Annotated[
+    str,
+    AfterValidator(_experiment),
+    WithJsonSchema({"type": "string", "pattern": f"^{EXPERIMENT_PATTERN}$"}),
+]
+
+
+class TopologyFile(Strict):
+    """A peerbed topology: nodes, network, who exchanges with whom, what is learnt, when to stop."""
+
+    name: Experiment
+    """Of the experiment, the folder under results/; default: the file's name."""
+    seed: Seed = 1
+    """Everything random is drawn from it."""
+    nodes: Groups
+    """Nodes and groups of nodes by name; a number is short for that many nodes `n-0`, `n-1`, ..."""
+    network: Network
+    """What is connected to what, and how fast."""
+    overlay: OverlayEntry = Overlay()
+    """Who exchanges with whom."""
+    algorithm: Algorithm
+    """What they do."""
+    training: Training = Training()
+    """What they learn."""
+    stop: Stop
+    """When they stop."""
+    links: LinkPolicy = LinkPolicy.WARN
+    """What a link that measures wrong does: strict stops before training, warn makes the verdict
+    invalid, off does not measure."""
+    deadlines: Deadlines = Deadlines()
+    """How long to wait for what."""
