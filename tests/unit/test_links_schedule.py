@@ -1,0 +1,92 @@
+"""When which path is measured: nobody shares a link, everything is measured, and it is quick."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.config import ExpectedPair, PathSpec
+from node.core.ids import NodeId
+from node.links.schedule import BUDGET_BPS, Slot, loss_pace, ramp_ns, schedule, window_ns
+from node.links.tc_plan import netem_packets
+from node.units import MILLISECOND, SECOND
+
+path_specs = st.builds(
+    PathSpec,
+    rate_bps=st.none() | st.integers(100_000, 2 * 10**9),
+    delay_ns=st.integers(0, 200 * MILLISECOND),
+    loss=st.sampled_from([0.0, 0.01]),
+)
+
+
+def all_pairs(count: int, path: PathSpec) -> list[ExpectedPair]:
+    names = [NodeId(f"n{i:02}") for i in range(count)]
+    return [
+        ExpectedPair(source=a, target=b, out=path, back=path) for a, b in permutations(names, 2)
+    ]
+
+
+def seconds(slots: tuple[Slot, ...]) -> float:
+    return sum(slot.expected_ns for slot in slots) / SECOND
+
+
+@given(st.data())
+def test_every_pair_is_measured_once_and_links_are_not_shared(data: st.DataObject) -> None:
+    names = [NodeId(f"n{i}") for i in range(data.draw(st.integers(2, 6)))]
+    pairs = [
+        ExpectedPair(source=a, target=b, out=data.draw(path_specs), back=data.draw(path_specs))
+        for a, b in permutations(names, 2)
+        if data.draw(st.booleans())
+    ]
+    asked = {(p.source, p.target): p.out for p in pairs}
+    slots = schedule(pairs)
+    pinged = [pair for slot in slots if "rtt" in slot.measures for pair in slot.pairs]
+    assert sorted(pinged) == sorted(asked)
+    filled = [slot for slot in slots if "rate" in slot.measures]
+    moved = [pair for slot in filled for pair in slot.pairs]
+    assert sorted(moved) == sorted(k for k, p in asked.items() if p.rate_bps or p.loss)
+    for slot in filled:
+        for end in (0, 1):
+            assert len({pair[end] for pair in slot.pairs}) == len(slot.pairs)
+        total = sum(asked[pair].rate_bps or 0 for pair in slot.pairs)
+        assert total <= BUDGET_BPS or len(slot.pairs) == 1
+        assert ("loss" in slot.measures) == any(asked[pair].loss for pair in slot.pairs)
+
+
+@pytest.mark.parametrize(("mbit", "delay_ms"), [(20, 20), (60, 10), (1, 20), (12, 50)])
+def test_16_nodes_take_less_than_half_a_minute(mbit: int, delay_ms: int) -> None:
+    path = PathSpec(rate_bps=mbit * 10**6, delay_ns=delay_ms * MILLISECOND)
+    slots = schedule(all_pairs(16, path))
+    assert sum("rate" in slot.measures for slot in slots) >= 15
+    assert seconds(slots) < 30
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.01])
+def test_3_nodes_take_less_than_10_seconds(loss: float) -> None:
+    path = PathSpec(rate_bps=20_000_000, delay_ns=20 * MILLISECOND, loss=loss)
+    slots = schedule(all_pairs(3, path))
+    assert len(slots) == 3
+    assert seconds(slots) < 10
+
+
+def test_the_longer_a_round_trip_and_the_slower_a_path_the_longer_it_takes() -> None:
+    near, far = PathSpec(rate_bps=50_000_000), PathSpec(rate_bps=50_000_000, delay_ns=SECOND // 10)
+    assert ramp_ns(near, near) < 200 * MILLISECOND
+    assert ramp_ns(far, far) >= 1500 * MILLISECOND  # measured: TCP takes that long
+    assert window_ns(PathSpec(rate_bps=1_000_000)) > window_ns(near)
+
+
+@given(st.integers(100_000, 10**9), st.integers(0, SECOND))
+def test_counting_losses_overflows_no_queue(rate: int, delay: int) -> None:
+    path = PathSpec(rate_bps=rate, delay_ns=delay, loss=0.01)
+    count, pace = loss_pace(path)
+    assert count >= 2000
+    assert pace == 50 or pace * 64 * 8 <= rate
+    assert pace == 50 or pace * delay / SECOND <= netem_packets(path, rtt_ns=2 * delay)
+
+
+def test_nothing_to_measure_takes_no_slot() -> None:
+    assert schedule([]) == ()
