@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum, StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from node.core.ids import NodeId
 from node.errors import ConfigError
@@ -45,6 +45,36 @@ class Pacing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Burst:
+    """Loss in bursts: the Gilbert-Elliott chain, one step a packet (netem's `loss gemodel`).
+
+    Args:
+        enter: probability to go from the good to the bad state (p).
+        leave: probability to come back (r); mean length of a burst is 1 / leave packets.
+        bad, good: share of packets lost in each state (1 - h, 1 - k).
+    """
+
+    enter: float
+    leave: float
+    bad: float = 1.0
+    good: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Share of packets lost in the long run."""
+        share = self.enter / (self.enter + self.leave)
+        return share * self.bad + (1.0 - share) * self.good
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Packets leave in batches, each after a pause drawn evenly from least to most (netem)."""
+
+    least_ns: Nanos
+    most_ns: Nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PathSpec:
     """One direction of the path between two nodes, collapsed from the links along it.
 
@@ -52,18 +82,48 @@ class PathSpec:
         rate_bps: the slowest link on it; None is unlimited.
         delay_ns: one-way, the sum.
         jitter_ns: standard deviation of a normal distribution, the root of the sum of squares.
-        loss: share of packets lost, 1 - prod(1 - p).
+        loss: share of packets lost independently of each other, 1 - prod(1 - p).
+        burst: loss in bursts on top of `loss`.
+        duplicate, corrupt, reorder: shares of packets that come twice, with a bit flipped, or
+            without the delay, before those that wait.
+        ordered: whether packets keep their order in spite of jitter.
+        queue_bytes: what the bottleneck buffers; None: 100 ms or a round trip, whichever is more.
+        slot: packets leave in batches.
     """
 
     rate_bps: int | None = None
     delay_ns: Nanos = 0
     jitter_ns: Nanos = 0
     loss: float = 0.0
+    burst: Burst | None = None
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+    reorder: float = 0.0
+    ordered: bool = True
+    queue_bytes: int | None = None
+    slot: Slot | None = None
+
+    @property
+    def loss_rate(self) -> float:
+        """Share of packets lost in the long run, in bursts and otherwise."""
+        return self.loss if self.burst is None else 1 - (1 - self.loss) * (1 - self.burst.loss)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessLink:
     """One direction of a link that ends at this node: the ceiling over all paths through it."""
+
+    name: str
+    rate_bps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedLink:
+    """One direction of an interior link that paths of several nodes meet on.
+
+    No kernel sees all of its traffic, so the link agents compute each path's share of it
+    (`node.links.sharing`). Every node lists the same ones in the same order.
+    """
 
     name: str
     rate_bps: int | None = None
@@ -77,6 +137,7 @@ class PeerLink:
         host, port: where its peer service listens.
         out, into: the paths to it and from it; None where there is none (traffic is refused).
         up, down: names of this node's access links that they start and end with.
+        shared: names of the shared links on the way out, in its order.
     """
 
     name: NodeId
@@ -86,17 +147,73 @@ class PeerLink:
     into: PathSpec | None = None
     up: str | None = None
     down: str | None = None
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathChange:
+    """The fields of a PeerLink that change while a run goes on, all of them as they are then."""
+
+    name: NodeId
+    out: PathSpec | None = None
+    into: PathSpec | None = None
+    up: str | None = None
+    down: str | None = None
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkChange:
+    """What becomes of one node's links at one time; all of it together.
+
+    Args:
+        at_ns: on the run clock.
+        what: the events of the topology file (or the command) behind it, for people.
+        peers: the paths that are different from then on.
+        access: access links of this node, up or down, whose rate is different.
+        shared: shared links whose rate is different.
+    """
+
+    at_ns: Nanos
+    what: tuple[str, ...] = ()
+    peers: tuple[PathChange, ...] = ()
+    access: tuple[AccessLink, ...] = ()
+    shared: tuple[SharedLink, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinksConfig:
-    """The network of one node."""
+    """The network of one node.
+
+    Args:
+        up, down: its access links.
+        peers: every other node.
+        shared: the shared links of the whole network; the same for all nodes.
+        partners: nodes with a path that meets one of ours on a shared link at some time.
+        changes: what is planned to change, in order of time.
+    """
 
     emulator: Emulator = Emulator.AUTO
     policy: LinkPolicy = LinkPolicy.WARN
     up: tuple[AccessLink, ...] = ()
     down: tuple[AccessLink, ...] = ()
     peers: tuple[PeerLink, ...] = ()
+    shared: tuple[SharedLink, ...] = ()
+    partners: tuple[NodeId, ...] = ()
+    changes: tuple[LinkChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadConfig:
+    """Instead of training, send as much as goes to some nodes: what `deploy verify` does.
+
+    Args:
+        targets: whom this node sends to.
+        sample_ns: how often what has arrived is recorded.
+    """
+
+    targets: tuple[NodeId, ...] = ()
+    sample_ns: Nanos = 100 * MILLISECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +319,8 @@ class NodeConfig:
     results: str = "/results"
     owner: str = "10001:10001"
     """uid:gid that the node process and its files belong to."""
+    load: LoadConfig | None = None
+    """Set: the node sends load instead of training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,9 +368,18 @@ def from_json(kind: type[_T], text: str) -> _T:
         raise ConfigError(f"not JSON: {error}", where=kind.__name__) from error
 
 
+_SPARSE: Final = (PathSpec, PathChange, LinkChange, Burst)
+"""Written without what has its default value: there are thousands of them."""
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        sparse = isinstance(value, _SPARSE)
+        return {
+            f.name: _plain(getattr(value, f.name))
+            for f in fields(value)
+            if not (sparse and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):

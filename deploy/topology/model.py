@@ -15,14 +15,17 @@ from pydantic_core import PydanticKnownError
 
 from deploy.topology.quantities import (
     Accuracy,
+    Chance,
     Count,
     Delay,
     Duration,
     Loss,
     Memory,
+    Moment,
     Name,
     NotNegative,
     Positive,
+    Queue,
     Rate,
     Seed,
     Share,
@@ -53,6 +56,28 @@ class Strict(BaseModel):
 # Nodes ------------------------------------------------------------------------------------------
 
 
+class BurstLoss(Strict):
+    """Loss in bursts: a good and a bad state, one step a packet (Gilbert-Elliott)."""
+
+    enter: Chance
+    """Probability to go from the good to the bad state."""
+    leave: Chance
+    """Probability to come back; a burst is 1/leave packets long on average."""
+    bad: Share = 1.0
+    """Packets lost in the bad state; default 100%."""
+    good: Loss = 0.0
+    """Packets lost in the good state; default 0%."""
+
+
+class Slots(Strict):
+    """Packets leave in batches, as from a radio that has its turn now and then."""
+
+    least: Delay
+    """Shortest pause between two batches."""
+    most: Delay
+    """Longest pause between two batches."""
+
+
 class LinkOptions(Strict):
     """One direction of a link. A key that is not given is taken from the more general place."""
 
@@ -64,6 +89,20 @@ class LinkOptions(Strict):
     """Standard deviation of a normal distribution around `delay`; default 0ms."""
     loss: Loss = 0.0
     """Packets lost at random; default 0%."""
+    burst: BurstLoss | None = None
+    """Packets lost in bursts, on top of `loss`."""
+    duplicate: Loss = 0.0
+    """Packets that arrive twice; default 0%."""
+    corrupt: Loss = 0.0
+    """Packets in which a bit is flipped; default 0%."""
+    reorder: Loss = 0.0
+    """Packets that skip the delay and overtake those that wait; default 0%."""
+    order: Literal["keep", "free"] = "keep"
+    """free: packets overtake each other where the jitter has it so; default keep."""
+    queue: Queue | None = None
+    """What the link buffers before it drops; default 100 ms or a round trip, whichever is more."""
+    slot: Slots | None = None
+    """Packets leave in batches."""
 
     def given(self) -> dict[str, Any]:
         """What the file says here, without defaults."""
@@ -105,6 +144,9 @@ class Group(Strict):
     """How long a training step takes."""
     link: NodeLink = NodeLink()
     """How this node's links differ from `network.link`."""
+    share: Annotated[bool, Field(strict=True)] = False
+    """All replicas together have one instance of each link of the group, behind a bridge of their
+    own, instead of one each."""
 
 
 def _group(value: object) -> object:
@@ -196,6 +238,85 @@ def _overlay(value: object) -> object:
 OverlayEntry = Annotated[
     Overlay, BeforeValidator(_overlay, json_schema_input_type=Overlay | OverlayShape)
 ]
+
+
+# Events -----------------------------------------------------------------------------------------
+
+Ends = tuple[Name, Name]
+NODE_ACTIONS: Final = ("join", "leave", "crash", "pause", "resume", "restart")
+
+
+def _ends(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Affected = Annotated[Ends | Name, BeforeValidator(_ends, json_schema_input_type=list[Name] | Name)]
+"""A link by its two ends, or everything that hangs on a bridge, a node or a group."""
+
+
+class Event(Strict):
+    """One thing that happens `at` a time, or again and again between `from` and `until`.
+
+    Times are on the run clock, which starts with the training. Exactly one of the actions is
+    given: `link` (with `set`), `down`, `up`, `partition`, `heal`, `join`, `leave`, `crash`,
+    `pause`, `resume`, `restart`; or, between two times, `flap` or `churn`.
+    """
+
+    at: Moment | None = None
+    """When, such as `10s`."""
+    since: Moment | None = Field(default=None, alias="from")
+    """flap, churn: when it begins."""
+    until: Moment | None = None
+    """flap, churn: when it ends; all is up again then."""
+
+    link: Ends | None = None
+    """The link that `set` changes: both ways, as in `network.links`."""
+    set: LinkOptions = LinkOptions()
+    """link: what is different from now on; a key that is not given stays as it is."""
+    back: LinkOptions = LinkOptions()
+    """link: how the way back differs from `set`."""
+    oneway: Annotated[bool, Field(strict=True)] = False
+    """link, down, up: only from the first to the second end."""
+    down: Affected | None = None
+    """Takes a link away, or all links of a bridge, a node or the nodes of a group."""
+    up: Affected | None = None
+    """Brings back what `down` took away."""
+    partition: tuple[tuple[Name, ...], ...] | None = None
+    """Nodes and groups in several parts: no path leads from one to another. Nodes that are not
+    named form a part of their own."""
+    heal: Literal[True] | None = None
+    """Ends the partition."""
+
+    join: Name | None = None
+    """A node (or a group) that was not there comes into the network."""
+    leave: Name | None = None
+    """A node (or a group) goes in order."""
+    crash: Name | None = None
+    """A node (or a group) is killed."""
+    pause: Name | None = None
+    """All processes of a node (or a group) stand still."""
+    resume: Name | None = None
+    """Ends a pause."""
+    restart: Name | None = None
+    """A node (or a group) is killed and started again."""
+    count: Count | None = None
+    """join to restart, of a group: so many of its nodes, drawn at random; default: all."""
+
+    flap: Affected | None = None
+    """Goes down for `lasting` in every `every`."""
+    churn: Name | None = None
+    """In every `every`, a `share` of a group's nodes, drawn at random, is off the network for
+    `lasting`."""
+    every: Duration | None = None
+    """flap, churn: the period."""
+    lasting: Duration | None = Field(default=None, alias="for")
+    """flap, churn: how long something is down; at most the period."""
+    share: Share | None = None
+    """churn: how many of the nodes."""
+    random: Annotated[bool, Field(strict=True)] = False
+    """flap: the times are drawn (exponential, with the same means)."""
+    seed: Seed | None = None
+    """flap, churn, count: of what is drawn; default: the file's `seed`."""
 
 
 # What is run ------------------------------------------------------------------------------------
@@ -322,6 +443,8 @@ class TopologyFile(Strict):
     """What is connected to what, and how fast."""
     overlay: OverlayEntry = Overlay()
     """Who exchanges with whom."""
+    events: tuple[Event, ...] = ()
+    """What happens to links and nodes while the run goes on."""
     algorithm: Algorithm
     """What they do."""
     training: Training = Training()

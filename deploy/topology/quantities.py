@@ -76,6 +76,14 @@ Delay = Annotated[
 ]
 """A time on the way, at most a minute; ns."""
 
+Moment = Annotated[
+    int,
+    BeforeValidator(_within(parse_duration, "0ms", "720h")),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": _TIME, "examples": ["10s"], "title": "time"}),
+]
+"""A time on the run clock; ns."""
+
 Duration = Annotated[
     int,
     BeforeValidator(_within(parse_duration, "0ms", "720h", above=True)),
@@ -114,6 +122,14 @@ Share = Annotated[
     _SHARE,
 ]
 
+Chance = Annotated[
+    float,
+    BeforeValidator(_within(parse_share, "0%", "100%", above=True)),
+    PlainSerializer(format_share, return_type=str),
+    _SHARE,
+]
+"""A probability above zero."""
+
 Accuracy = Annotated[
     float,
     BeforeValidator(_within(parse_share, "0%", "100%", above=True)),
@@ -135,6 +151,21 @@ Memory = Annotated[
     ),
 ]
 """Bytes."""
+
+Queue = Annotated[
+    int,
+    BeforeValidator(_within(parse_size, "2kB", "1GiB")),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": _pattern("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
+            "examples": ["64KiB"],
+            "title": "size",
+        }
+    ),
+]
+"""Bytes of packets that wait; one packet at least."""
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]

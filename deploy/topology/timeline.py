@@ -1,0 +1,82 @@
+"""What happens to the network and the nodes of a run, at which time (pure).
+
+    file's events --expand--> steps: explicit, in order of time, simultaneous ones together
+
+A step's link actions change the network state; its node actions are for the backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploy.topology.model import LinkOptions
+from node.core.ids import NodeId
+from node.units import Nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetLink:
+    """One direction of a link is different from now on, in what `options` has given."""
+
+    source: str
+    target: str
+    options: LinkOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDown:
+    """One direction of a link is gone."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp:
+    """One direction of a link is back, as it was or was set meanwhile."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """No path leads from a node of one part to a node of another; every node is in one part."""
+
+    parts: tuple[tuple[NodeId, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heal:
+    """The partition is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAction:
+    """Something is done to a node.
+
+    Args:
+        verb: one of `deploy.topology.model.NODE_ACTIONS`.
+    """
+
+    node: NodeId
+    verb: str
+
+
+LinkAction = SetLink | LinkDown | LinkUp | Partition | Heal
+Action = LinkAction | NodeAction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What happens at one time.
+
+    Args:
+        at_ns: on the run clock.
+        actions: in the order of the file.
+        what: the same in words, one for each entry of the file that had a part in it.
+    """
+
+    at_ns: Nanos
+    actions: tuple[Action, ...]
+    what: tuple[str, ...]
