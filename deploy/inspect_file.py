@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deploy.addresses import free_subnet
 from deploy.host import host_routes
+from deploy.loading import load_and_warn, warn
 from deploy.plan import BackendKind, Plan, addresses_needed, make_plan
 from deploy.render import render as rendered_files
 from deploy.results import writing
-from deploy.topology import Topology, TopologyErrors, load_topology
+from deploy.topology import Problem, Topology, TopologyErrors, load_topology
 from deploy.topology.schema import schema_text
 from deploy.version import version
 from node.config import Emulator
@@ -28,24 +29,31 @@ def validate(file: Path, *, sets: Sequence[str], as_json: bool) -> int:
     except TopologyErrors as errors:
         if not as_json:
             raise
-        problems = [
-            {"file": p.file, "line": p.line, "column": p.column, "key": p.key}
-            | {"message": p.message, "hint": p.hint}
-            for p in errors.problems
-        ]
-        sys.stdout.write(json.dumps({"valid": False, "problems": problems}, indent=2) + "\n")
+        found = {"problems": _as_json(errors.problems), "warnings": _as_json(errors.warnings)}
+        sys.stdout.write(json.dumps({"valid": False, **found}, indent=2) + "\n")
         return errors.exit_status
     facts = _facts(topology)
     if as_json:
-        sys.stdout.write(json.dumps({"valid": True, "problems": [], **facts}, indent=2) + "\n")
+        found = {"problems": [], "warnings": _as_json(topology.warnings)}
+        sys.stdout.write(json.dumps({"valid": True, **found, **facts}, indent=2) + "\n")
     else:
+        warn(topology.warnings)
+        events = f" events at {facts['events']} times;" if facts["events"] else ""
         stop = ", ".join(f"{key} {value}" for key, value in facts["stop"].items())
         sys.stdout.write(
             f"{file}: {facts['name']}: {facts['nodes']} nodes, {facts['links']} directed links,"
-            f" {facts['exchanging_pairs']} exchanging pairs; {facts['algorithm']} on"
+            f" {facts['exchanging_pairs']} exchanging pairs;{events} {facts['algorithm']} on"
             f" {facts['dataset']}; ends at {stop}\n"
         )
     return 0
+
+
+def _as_json(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    return [
+        {"file": p.file, "line": p.line, "column": p.column, "key": p.key}
+        | {"message": p.message, "hint": p.hint}
+        for p in problems
+    ]
 
 
 def _facts(topology: Topology) -> dict[str, Any]:
@@ -60,6 +68,7 @@ def _facts(topology: Topology) -> dict[str, Any]:
         "nodes": len(topology.nodes),
         "links": len(topology.network.links),
         "exchanging_pairs": sum(map(len, topology.overlay.values())) // 2,
+        "events": len(topology.timeline),
         "algorithm": topology.file.algorithm.name,
         "dataset": topology.file.training.dataset,
         "stop": stop,
@@ -78,7 +87,7 @@ def render(
 ) -> int:
     """Print all that `up` would set, or write it to a folder."""
     overrides = (*sets, f"links={links}") if links else tuple(sets)
-    topology = load_topology(file, overrides=overrides)
+    topology = load_and_warn(file, overrides=overrides)
     kind = BackendKind(backend or "docker")
     plan = _plan(topology, kind=kind, seed=seed, emulator=emulator)
     files = rendered_files(plan, image=f"peerbed-node:{version().replace('+', '-')}")

@@ -9,22 +9,24 @@ by port.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from deploy.topology import Route, Topology
+from deploy.plan_links import LinkPlan
+from deploy.topology import Topology
 from deploy.topology.expand import Node
 from deploy.topology.model import TopologyFile
+from deploy.topology.timeline import NodeAction
 from node.algorithms import configure, find
 from node.config import (
-    AccessLink,
     AlgorithmConfig,
     ComputeConfig,
     CoordinatorConfig,
@@ -32,14 +34,18 @@ from node.config import (
     Emulator,
     ExpectedPair,
     LinksConfig,
+    LoadConfig,
     NodeConfig,
     PartitionConfig,
     PeerLink,
     StopConfig,
     TrainingConfig,
+    to_json,
 )
 from node.core.ids import COORDINATOR, NodeId
 from node.errors import ConfigError
+from node.links.impair import check as check_paths
+from node.units import Nanos
 
 PEER_PORT: Final = 7000
 """Of every node's peer service in containers; the next one up is for probes."""
@@ -81,12 +87,29 @@ class PlannedNode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAction:
+    """Something that the backend does to a node at a time on the run clock.
+
+    Args:
+        verb: leave (stopped in order), crash (killed), pause, resume, or restart (killed and
+            started again, or only started where it was stopped).
+        what: the same for people.
+    """
+
+    at_ns: Nanos
+    node: NodeId
+    verb: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A run, resolved.
 
     Args:
         topology: name of the experiment.
         run_id: of this run of it; labels everything that the run makes.
+        actions: what happens to nodes, in order of time. What happens to links, each node knows.
         data_dir: the host's folder of data sets, to be mounted at `DATA`; None: not needed.
     """
 
@@ -98,6 +121,7 @@ class Plan:
     nodes: tuple[PlannedNode, ...]
     coordinator_address: IPv4Address
     coordinator: CoordinatorConfig
+    actions: tuple[PlannedAction, ...] = ()
     data_dir: str | None = None
 
 
@@ -117,6 +141,7 @@ def make_plan(
     owner: str = "10001:10001",
     seed: int | None = None,
     emulator: Emulator = Emulator.AUTO,
+    load: Mapping[NodeId, LoadConfig] | None = None,
 ) -> Plan:
     """Resolve a topology into a plan.
 
@@ -128,6 +153,9 @@ def make_plan(
         owner: uid:gid that files of the run belong to.
         seed: instead of the file's, for what is drawn during the run; shapes keep the file's.
         emulator: who impairs the traffic; the local backend always does it by itself.
+        load: nodes that send load instead of training, and to whom.
+    Raises:
+        ConfigError: a path asks for what the emulator cannot do.
     """
     local = backend is BackendKind.LOCAL
     where = _local_places(topology, ports) if local else _container_places(topology, subnet)
@@ -140,32 +168,41 @@ def make_plan(
         owner=owner,
         emulator=Emulator.APPLICATION if local else emulator,
         data_dir=_data_dir(topology) if local else DATA,
+        links=LinkPlan.of(topology),
     )
-    routes = {node.name: topology.network.routes(node.name) for node in topology.nodes}
+    nodes = tuple(
+        PlannedNode(
+            name=node.name,
+            address=where[node.name].address,
+            resources=Resources(cpus=node.group.cpus, memory=node.group.memory),
+            config=_node_config(shared, node, index, load=(load or {}).get(node.name)),
+        )
+        for index, node in enumerate(topology.nodes)
+    )
+    for planned in nodes:
+        check_paths(planned.config.links, shared.emulator, me=planned.name)
     return Plan(
         topology=topology.name,
         run_id=run_id,
         backend=backend,
         seed=shared.seed,
         subnet=LOOPBACK if subnet is None or local else subnet,
-        nodes=tuple(
-            PlannedNode(
-                name=node.name,
-                address=where[node.name].address,
-                resources=Resources(cpus=node.group.cpus, memory=node.group.memory),
-                config=_node_config(shared, node, index, routes),
-            )
-            for index, node in enumerate(topology.nodes)
-        ),
+        nodes=nodes,
         coordinator_address=where[COORDINATOR].address,
-        coordinator=_coordinator_config(shared, routes),
+        coordinator=_coordinator_config(shared),
+        actions=_actions(topology),
         data_dir=_data_dir(topology),
     )
 
 
 def plan_json(plan: Plan) -> str:
-    """The plan as text: same plan, same bytes."""
-    return json.dumps(_adapter().dump_python(plan, mode="json"), indent=2, sort_keys=True) + "\n"
+    """The plan as text: same plan, same bytes. What a member is told stands there as it is told."""
+    without: Any = {"coordinator": True, "nodes": {"__all__": {"config"}}}
+    dumped = _adapter().dump_python(plan, mode="json", exclude=without)
+    dumped["coordinator"] = json.loads(to_json(plan.coordinator))
+    for node, written in zip(plan.nodes, dumped["nodes"], strict=True):
+        written["config"] = json.loads(to_json(node.config))
+    return json.dumps(dumped, indent=2, sort_keys=True) + "\n"
 
 
 def plan_from_json(text: str | bytes) -> Plan:
@@ -193,7 +230,6 @@ class _Place:
 
 
 _Places = Mapping[NodeId, _Place]
-_Routes = Mapping[NodeId, Mapping[NodeId, Route]]
 
 
 def _container_places(topology: Topology, subnet: IPv4Network | None) -> _Places:
@@ -238,6 +274,7 @@ class _Shared:
     owner: str
     emulator: Emulator
     data_dir: str | None
+    links: LinkPlan
 
     @property
     def file(self) -> TopologyFile:
@@ -248,7 +285,22 @@ class _Shared:
         return tuple(node.name for node in self.topology.nodes)
 
 
-def _node_config(shared: _Shared, node: Node, index: int, routes: _Routes) -> NodeConfig:
+def _actions(topology: Topology) -> tuple[PlannedAction, ...]:
+    """What the backend does to nodes. A node that joins runs already; only its paths come."""
+    return tuple(
+        PlannedAction(
+            at_ns=step.at_ns,
+            node=action.node,
+            verb=action.verb,
+            what=f"{action.verb} {action.node}",
+        )
+        for step in topology.timeline
+        for action in step.actions
+        if isinstance(action, NodeAction) and action.verb != "join"
+    )
+
+
+def _node_config(shared: _Shared, node: Node, index: int, *, load: LoadConfig | None) -> NodeConfig:
     file, place = shared.file, shared.places[node.name]
     return NodeConfig(
         session=shared.run_id,
@@ -261,7 +313,7 @@ def _node_config(shared: _Shared, node: Node, index: int, routes: _Routes) -> No
         port=place.port,
         coordinator_host=str(shared.places[COORDINATOR].address),
         coordinator_port=shared.places[COORDINATOR].port,
-        links=_links(shared, node.name, routes),
+        links=_links(shared, node.name),
         algorithm=_algorithm(file),
         training=_training(shared),
         compute=ComputeConfig(step_ns=node.group.compute.step, speed=node.group.compute.speed),
@@ -269,50 +321,55 @@ def _node_config(shared: _Shared, node: Node, index: int, routes: _Routes) -> No
         deadlines=_deadlines(file),
         results=shared.results,
         owner=shared.owner,
+        load=load,
     )
 
 
-def _links(shared: _Shared, name: NodeId, routes: _Routes) -> LinksConfig:
+def _links(shared: _Shared, name: NodeId) -> LinksConfig:
     """The network as one node sees it: its access links, and the path to and from every other."""
-    network = shared.topology.network
+    links = shared.links
     peers = []
     for other in shared.members:
         if other == name:
             continue
-        out, into = routes[name].get(other), routes[other].get(name)
+        path = links.path(name, other)
         peers.append(
             PeerLink(
                 name=other,
                 host=str(shared.places[other].address),
                 port=shared.places[other].port,
-                out=out.spec if out else None,
-                into=into.spec if into else None,
-                up=out.links[0].name if out else None,
-                down=into.links[-1].name if into else None,
+                out=path.out,
+                into=path.into,
+                up=path.up,
+                down=path.down,
+                shared=path.shared,
             )
         )
     return LinksConfig(
         emulator=shared.emulator,
         policy=shared.file.links,
-        up=tuple(
-            AccessLink(name=link.name, rate_bps=link.spec.rate_bps)
-            for link in network.leaving(name)
-        ),
-        down=tuple(
-            AccessLink(name=link.name, rate_bps=link.spec.rate_bps)
-            for link in network.entering(name)
-        ),
+        up=links.up(name),
+        down=links.down(name),
         peers=tuple(peers),
+        shared=links.shared,
+        partners=links.partners(name),
+        changes=links.changes(name),
     )
 
 
-def _coordinator_config(shared: _Shared, routes: _Routes) -> CoordinatorConfig:
+def _coordinator_config(shared: _Shared) -> CoordinatorConfig:
     file, place = shared.file, shared.places[COORDINATOR]
+    routes = shared.links.route
     pairs = (
-        ExpectedPair(source=a, target=b, out=route.spec, back=routes[b][a].spec)
-        for a in shared.members
-        for b, route in routes[a].items()
-        if a in routes[b]
+        ExpectedPair(
+            source=a,
+            target=b,
+            out=out.spec,
+            back=back.spec,
+            shared=shared.links.path(a, b).shared,
+        )
+        for a, b in itertools.permutations(shared.members, 2)
+        if (out := routes(a, b)) and (back := routes(b, a))
     )
     return CoordinatorConfig(
         session=shared.run_id,

@@ -24,7 +24,9 @@ from deploy.plan import DATA, RESULTS, BackendKind, Plan, PlannedNode, Resources
 from node.config import Config, Emulator, to_json
 from node.core.ids import COORDINATOR
 from node.errors import ConfigError
+from node.links.impair import check as check_paths
 from node.links.tc_plan import plan_commands
+from node.packing import pack
 from node.units import format_size
 
 RUN_LABEL: Final = "peerbed.run"
@@ -74,7 +76,14 @@ def render(
 
 
 def links_text(node: PlannedNode, *, emulator: Emulator) -> str:
-    """The commands that set up one node's links, one a line, as a shell would take them."""
+    """The commands that set up one node's links, one a line, as a shell would take them.
+
+    A comment where the emulator cannot do what is asked for.
+    """
+    try:
+        check_paths(node.config.links, emulator, me=node.name)
+    except ConfigError as error:
+        return "".join(f"# {line}\n" for line in str(error).splitlines())
     made = plan_commands(
         node.config.links, coordinator_host=node.config.coordinator_host, emulator=emulator
     )
@@ -107,7 +116,7 @@ def _members(plan: Plan, labels: dict[str, str]) -> Iterator[_Member]:
         resources=Resources(),
         labels=labels | {NODE_LABEL: COORDINATOR},
         address=str(plan.coordinator_address),
-        config=to_json(plan.coordinator),
+        config=pack(to_json(plan.coordinator)),
     )
     for node in plan.nodes:
         yield _Member(
@@ -117,7 +126,7 @@ def _members(plan: Plan, labels: dict[str, str]) -> Iterator[_Member]:
             resources=node.resources,
             labels=labels | {NODE_LABEL: node.name},
             address=str(node.address),
-            config=to_json(node.config),
+            config=pack(to_json(node.config)),
         )
 
 
@@ -149,10 +158,11 @@ def _compose(
 def _check_length(member: _Member) -> None:
     if (length := len(member.config.encode())) > ENVIRONMENT_MAX:
         raise ConfigError(
-            f"its configuration is {format_size(length)} long and does not fit into a container's "
-            "environment",
+            f"its configuration is {format_size(length)} long, compressed, and does not fit into"
+            " a container's environment",
             where=member.name,
-            remedy="fewer nodes, or a network in which fewer of them have a path to each other",
+            remedy="fewer nodes or events, or a network in which fewer nodes have a path to each"
+            " other",
         )
 
 

@@ -1,7 +1,8 @@
 """Entry of every process of a run: `python -m node agent|peer|coordinator [--config FILE]`.
 
-The configuration is JSON (`node.config`), from the file or from the environment variable
-`PEERBED_CONFIG`. Exit status: 0 if all went well, 1 if the run failed, 2 and 3 as in `node.errors`.
+The configuration is JSON (`node.config`), from the file or, there packed where it is long
+(`node.packing`), from the environment variable `PEERBED_CONFIG`. Exit status: 0 if all went well, 1
+if the run failed, 2 and 3 as in `node.errors`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 from node.config import Config, CoordinatorConfig, NodeConfig, from_json
 from node.core.ids import COORDINATOR
 from node.errors import ConfigError, PeerbedError
+from node.packing import unpack
 
 VARIABLE: Final = "PEERBED_CONFIG"
 ROLES: Final = ("agent", "peer", "coordinator")
@@ -46,7 +48,7 @@ def _configuration(role: str, path: Path | None) -> Config:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from error
     else:
-        text = os.environ.get(VARIABLE, "")
+        text = unpack(os.environ.get(VARIABLE, ""))
         if not text:
             raise ConfigError(
                 "no configuration", remedy=f"Pass --config FILE, or set {VARIABLE} to the JSON."

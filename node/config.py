@@ -204,16 +204,51 @@ class LinksConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replan:
+    """What was ordered by hand, as one node has to do it: a new plan from `at_ns` on.
+
+    Whatever the node has still planned from then on is replaced by `changes`; what is planned for
+    earlier stays. Changes hold absolute values, so that an order that comes late ends in the right
+    state, too: all that is past is done at once, in order.
+
+    Args:
+        at_ns: on the run clock.
+        changes: at `at_ns` and later, in order of time. A path may be listed that does not change.
+        shared, partners: as in LinksConfig, in force from `at_ns` on. `shared` only ever grows at
+            its end, so that positions in it stay what they were.
+    """
+
+    at_ns: Nanos
+    changes: tuple[LinkChange, ...] = ()
+    shared: tuple[SharedLink, ...] = ()
+    partners: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """A time on the run clock at which the connection to a target is made anew.
+
+    Where a path's window grows a lot, an old TCP connection would take many seconds to fill it; a
+    new one doubles what it has under way with every round trip.
+    """
+
+    target: NodeId
+    at_ns: Nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadConfig:
     """Instead of training, send as much as goes to some nodes: what `deploy verify` does.
 
     Args:
         targets: whom this node sends to.
-        sample_ns: how often what has arrived is recorded.
+        sample_ns: length of the intervals that what arrives is counted in.
+        renewals: connections that are made anew, in order of time.
     """
 
     targets: tuple[NodeId, ...] = ()
     sample_ns: Nanos = 100 * MILLISECOND
+    renewals: tuple[Renewal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,12 +360,17 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedPair:
-    """An ordered pair of nodes whose path is to be measured: what was asked for, both ways."""
+    """An ordered pair of nodes whose path is to be measured: what was asked for, both ways.
+
+    Args:
+        shared: names of the shared links on the way out: it is not measured beside others on them.
+    """
 
     source: NodeId
     target: NodeId
     out: PathSpec
     back: PathSpec
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,7 +408,7 @@ def from_json(kind: type[_T], text: str) -> _T:
         raise ConfigError(f"not JSON: {error}", where=kind.__name__) from error
 
 
-_SPARSE: Final = (PathSpec, PathChange, LinkChange, Burst)
+_SPARSE: Final = (PathSpec, PathChange, LinkChange, Burst, ExpectedPair)
 """Written without what has its default value: there are thousands of them."""
 
 

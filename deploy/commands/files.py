@@ -1,4 +1,4 @@
-"""Verbs that read topology files and start nothing: validate, render, schema."""
+"""Verbs that read topology files and start nothing: validate, render, paths, timeline, schema."""
 
 from __future__ import annotations
 
@@ -74,4 +74,46 @@ def schema() -> int:
     return schema()
 
 
-COMMANDS = (validate, render, schema)
+@click.command()
+@topology_argument
+@click.argument("source", metavar="[FROM", required=False)
+@click.argument("target", metavar="TO]", required=False)
+@click.option("--at", metavar="TIME", help="At this time of the timeline, such as 12s.")
+@SET
+@AS_JSON
+def paths(
+    *,
+    file: Path,
+    source: str | None,
+    target: str | None,
+    at: str | None,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Show the path from node to node: route, latency, jitter, loss, rate.
+
+    FROM and TO are nodes or groups; `-`, or nothing, is every node. Pairs without a path are left
+    out.
+
+    \b
+      deploy paths topologies/line.yaml
+      deploy paths topologies/line.yaml west-0 east --json
+      deploy paths topologies/line.yaml - east-1
+    """
+    from deploy.inspect_network import paths
+
+    return paths(file, source, target, at=at, sets=sets, as_json=as_json)
+
+
+@click.command()
+@topology_argument
+@SET
+@AS_JSON
+def timeline(*, file: Path, sets: tuple[str, ...], as_json: bool) -> int:
+    """Show what the events of a file come to: each with its time, and which paths change how."""
+    from deploy.inspect_network import timeline
+
+    return timeline(file, sets=sets, as_json=as_json)
+
+
+COMMANDS = (validate, render, paths, timeline, schema)

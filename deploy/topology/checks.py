@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from deploy.topology import expand
-from deploy.topology.model import Group, TopologyFile, spelled_out
+from deploy.topology.event_checks import check_events
+from deploy.topology.model import Group, LinkOptions, TopologyFile, spelled_out
 from deploy.topology.network import Network, connected_parts, natural
 from deploy.topology.problems import Loc, nearest
 from deploy.topology.reader import Document
@@ -30,11 +31,17 @@ MAX_REPORTED: Final = 50
 
 def check_parts(document: Document, file: TopologyFile, broken: frozenset[str]) -> None:
     """All checks whose part of the file could be read: `broken` names the keys that could not."""
+    if "nodes" not in broken and (count := _count(file)) > MAX_NODES:
+        document.report(("nodes",), f"{count} nodes; at most {MAX_NODES}")
+        broken |= {"nodes"}  # not to be expanded
     for check, needs in (
         (_names, {"nodes", "network"}),
         (_network_kind, {"network"}),
         (_network_shape, {"nodes", "network"}),
+        (_sharing, {"nodes", "network"}),
+        (_slots, {"nodes", "network", "events"}),
         (_overlay_kind, {"nodes", "overlay"}),
+        (check_events, {"nodes", "network", "events"}),
         (_algorithm, {"algorithm"}),
         (_partition, {"training"}),
         (_stop, {"stop"}),
@@ -50,10 +57,7 @@ def _count(file: TopologyFile) -> int:
 
 
 def _names(document: Document, file: TopologyFile) -> None:
-    """Names are unique once groups are expanded, and not too many."""
-    if (count := _count(file)) > MAX_NODES:
-        document.report(("nodes",), f"{count} nodes; at most {MAX_NODES}")
-        return
+    """Names are unique once groups are expanded."""
     owner: dict[str, str] = {}
     for name, group in file.nodes.items():
         for member in expand.members(name, group):
@@ -126,6 +130,49 @@ def _network_shape(document: Document, file: TopologyFile) -> None:
                 document.report(loc, f"a second link between {a!r} and {b!r}", hint)
                 break
             seen |= dict.fromkeys(ways, i)
+
+
+def _sharing(document: Document, file: TopologyFile) -> None:
+    """Groups that share have links that they can share, behind bridges with names of their own."""
+    network = file.network
+    for name, group in file.nodes.items():
+        loc: Loc = ("nodes", name, "share")
+        if group.share and group.replicas is None:
+            document.report(loc, "one node has nobody to share with; give `replicas`", key=True)
+        elif group.share and network.shape not in (None, "star"):
+            hint = "a star, or `bridges` and `links`"
+            message = f"the shape {network.shape} has no link that a group could share"
+            document.report(loc, message, hint, key=True)
+    for i, entry in enumerate(network.links):
+        if entry.source == entry.target and file.nodes.get(entry.source, Group()).share:
+            message = f"the group {entry.source!r} shares its links, and cannot be one's both ends"
+            document.report(("network", "links", i), message, "put a bridge between")
+    taken = {*expand.references(file.nodes), *network.bridges}
+    for made in expand.share_bridges(file).values():
+        for group_name, bridge in made.items():
+            if bridge in taken:
+                message = f"{bridge!r} is the bridge that the group {group_name!r} shares links by"
+                document.report(("nodes", group_name), message, "rename the other", key=True)
+
+
+def _slots(document: Document, file: TopologyFile) -> None:
+    """In every `slot`, the shortest pause is not longer than the longest."""
+    network, places = file.network, list[tuple[Loc, LinkOptions]]()
+    places.append((("network", "link"), network.link))
+    for name, group in file.nodes.items():
+        at: Loc = ("nodes", name, "link")
+        link = group.link
+        places += [(at, link), ((*at, "up"), link.up), ((*at, "down"), link.down)]
+    for i, entry in enumerate(network.links):
+        at = ("network", "links", i)
+        places += [(at, entry), ((*at, "back"), entry.back)]
+    for i, event in enumerate(file.events):
+        at = ("events", i)
+        places += [((*at, "set"), event.set), ((*at, "back"), event.back)]
+    for at, options in places:
+        slot = options.slot
+        if slot is not None and slot.least > slot.most:
+            document.report((*at, "slot", "least"), "must not be longer than `most`")
 
 
 def _references(document: Document) -> None:
@@ -273,9 +320,8 @@ def check_paths(
 ) -> None:
     """Every edge of the overlay has a path both ways, and the overlay hangs together."""
     pairs: list[tuple[NodeId, NodeId]] = []
-    for a, others in overlay.items():
-        reach = network.reachable(a)
-        pairs += [(a, b) for b in others if b not in reach]
+    for a, reach in network.reach():
+        pairs += [(a, b) for b in overlay[a] if b not in reach]
     for a, b in pairs[:MAX_REPORTED]:
         message = f"{a} and {b} are to exchange, but the network has no path {a} -> {b}"
         document.report(("overlay",), message, "add links, or a bridge that both hang on", key=True)

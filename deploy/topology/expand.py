@@ -6,19 +6,20 @@ Every function expects what `checks.py` has found right.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from deploy.topology.model import Group, LinkEntry, LinkOptions, TopologyFile
-from deploy.topology.model import Network as NetworkEntry
+from deploy.topology.model import BurstLoss, Group, LinkEntry, LinkOptions, TopologyFile
 from deploy.topology.network import Link, Network, mutual, natural
 from deploy.topology.shapes import edges
-from node.config import PathSpec
+from node.config import Burst, PathSpec, Slot
 from node.core.ids import NodeId
 
-SWITCH = "switch"
+SWITCH: Final = "switch"
 """The bridge in the middle of a network of shape star."""
+NOTHING: Final = LinkOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,32 @@ def references(groups: Mapping[str, Group]) -> dict[str, tuple[NodeId, ...]]:
     return found | {node: (node,) for group in list(found.values()) for node in group}
 
 
-def bridges(network: NetworkEntry) -> tuple[str, ...]:
-    """The names of all bridges, in natural order."""
+def bridges(file: TopologyFile) -> tuple[str, ...]:
+    """The names of all bridges, in natural order; those that shared links make are among them."""
+    given = (SWITCH,) if file.network.shape == "star" else file.network.bridges
+    made = (bridge for by_end in share_bridges(file).values() for bridge in by_end.values())
+    return tuple(sorted((*given, *made), key=natural))
+
+
+def share_bridges(file: TopologyFile) -> dict[int, dict[str, str]]:
+    """The bridges that shared links are made with: for each entry of `network.links` (-1: the links
+    of a star) with a group that shares, from the group to its bridge.
+
+    Each entry has one of its own, so that no traffic of others passes through it.
+    """
+    network, count, found = file.network, Counter[str](), dict[int, dict[str, str]]()
+    if not any(group.share for group in file.nodes.values()):
+        return found
+    entries = [(i, [entry.source, entry.target]) for i, entry in enumerate(network.links)]
     if network.shape == "star":
-        return (SWITCH,)
-    return tuple(sorted(network.bridges, key=natural))
+        entries = [(-1, [*file.nodes])]
+    for index, ends in entries:
+        for name in ends:
+            if name in file.nodes and file.nodes[name].share:
+                count[name] += 1
+                bridge = f"{name}-share" + (f"-{count[name]}" if count[name] > 1 else "")
+                found.setdefault(index, {})[name] = bridge
+    return found
 
 
 def entry_pairs(
@@ -77,11 +99,24 @@ class _LinkRules:
         self._file = file
         self._group = {
             node: name for name, group in file.nodes.items() for node in members(name, group)
-        }
+        } | {NodeId(name): name for name in file.nodes}
         self._known: dict[tuple[str | None, str | None], LinkOptions] = {}
+        self._bases: dict[int, tuple[LinkOptions, PathSpec]] = {}
+        self._specs: dict[tuple[int, int], tuple[LinkOptions, LinkOptions, PathSpec]] = {}
 
-    def between(self, source: str, target: str) -> LinkOptions:
-        """The source's `up`, the target's `down`; of two nodes, the worse of both."""
+    def spec(self, source: str, target: str, entry: LinkOptions = NOTHING) -> PathSpec:
+        """What the link is like: its entry, the source's `up`, the target's `down`; of two nodes,
+        the worse of both. Links that are alike share one object."""
+        rules = self._between(source, target)
+        key = (id(rules), id(entry))
+        if key not in self._specs:
+            # The options are kept with it: an id is good only as long as what it is of.
+            if id(rules) not in self._bases:
+                self._bases[id(rules)] = (rules, altered(PathSpec(), rules))
+            self._specs[key] = (rules, entry, altered(self._bases[id(rules)][1], entry))
+        return self._specs[key][2]
+
+    def _between(self, source: str, target: str) -> LinkOptions:
         key = (self._group.get(NodeId(source)), self._group.get(NodeId(target)))
         if key not in self._known:
             self._known[key] = self._of_groups(*key)
@@ -90,69 +125,162 @@ class _LinkRules:
     def _of_groups(self, source: str | None, target: str | None) -> LinkOptions:
         base, groups = self._file.network.link, self._file.nodes
         sides = []
-        if source is not None:
+        if source is not None and groups[source].link.model_fields_set:
             link = groups[source].link
             sides.append(link.up.over(link.over(base)))
-        if target is not None:
+        elif source is not None:
+            sides.append(base)
+        if target is not None and groups[target].link.model_fields_set:
             link = groups[target].link
             sides.append(link.down.over(link.over(base)))
-        return _worse(*sides) if len(sides) == 2 else sides[0] if sides else base
+        elif target is not None:
+            sides.append(base)
+        if all(side is base for side in sides):  # so it is for most, and there may be many
+            return base
+        return _worse(*sides) if len(sides) == 2 else sides[0]
 
 
 def _worse(one: LinkOptions, other: LinkOptions) -> LinkOptions:
-    rates = [rate for rate in (one.rate, other.rate) if rate is not None]
-    return LinkOptions.model_construct(
-        rate=min(rates, default=None),
-        delay=max(one.delay, other.delay),
-        jitter=max(one.jitter, other.jitter),
-        loss=max(one.loss, other.loss),
-    )
+    """Key by key the worse of both. A key that neither gives stays without a value."""
+    both = (one, other)
+    found: dict[str, Any] = {
+        "rate": min((o.rate for o in both if o.rate is not None), default=None),
+        "order": "free" if "free" in (one.order, other.order) else "keep",
+        "queue": min((o.queue for o in both if o.queue is not None), default=None),
+        "burst": max((o.burst for o in both if o.burst), key=_burst_loss, default=None),
+        "slot": max((o.slot for o in both if o.slot), key=lambda slot: slot.most, default=None),
+    }
+    for key in ("delay", "jitter", "loss", "duplicate", "corrupt", "reorder"):
+        found[key] = max(getattr(one, key), getattr(other, key))
+    given = {*one.given(), *other.given()}
+    return LinkOptions.model_construct(**{k: v for k, v in found.items() if k in given})
 
 
-def _link(source: str, target: str, options: LinkOptions) -> Link:
-    spec = _spec(options.rate, options.delay, options.jitter, options.loss)
-    return Link(source=source, target=target, spec=spec)
+def _burst_loss(burst: BurstLoss) -> float:
+    return _burst(burst).loss
 
 
-@lru_cache(maxsize=4096)
-def _spec(rate: int | None, delay: int, jitter: int, loss: float) -> PathSpec:
-    return PathSpec(rate_bps=rate, delay_ns=delay, jitter_ns=jitter, loss=loss)
+def _burst(burst: BurstLoss) -> Burst:
+    return Burst(enter=burst.enter, leave=burst.leave, bad=burst.bad, good=burst.good)
+
+
+def altered(spec: PathSpec, options: LinkOptions) -> PathSpec:
+    """A link with what the options give, and as it was in everything else."""
+    fields: dict[str, Any] = {}
+    for key, value in options.given().items():
+        match key:
+            case "rate":
+                fields["rate_bps"] = value
+            case "delay" | "jitter":
+                fields[f"{key}_ns"] = value
+            case "burst":
+                fields[key] = None if value is None else _burst(value)
+            case "order":
+                fields["ordered"] = value == "keep"
+            case "queue":
+                fields["queue_bytes"] = value
+            case "slot":
+                slot = None if value is None else Slot(least_ns=value.least, most_ns=value.most)
+                fields[key] = slot
+            case _:
+                fields[key] = value
+    return replace(spec, **fields)
 
 
 def _shaped_links(file: TopologyFile, names: tuple[NodeId, ...]) -> Iterator[Link]:
     network, rules = file.network, _LinkRules(file)
     assert network.shape is not None
-    pairs: Iterator[tuple[str, str]]
     if network.shape == "star":
-        pairs = ((name, SWITCH) for name in names)
-    else:
-        found = edges(network.shape, network, count=len(names), seed=file.seed)
-        pairs = ((names[a], names[b]) for a, b in found)
-    for a, b in pairs:
-        yield _link(a, b, rules.between(a, b))
-        yield _link(b, a, rules.between(b, a))
+        shared = share_bridges(file).get(-1, {})
+        for name, group in file.nodes.items():
+            yield from _Bundle(
+                sources=members(name, group),
+                targets=(SWITCH,),
+                bridges=(shared.get(name), None),
+                there=rules.spec(name, SWITCH),
+                back=rules.spec(SWITCH, name),
+            ).links()
+        return
+    for i, j in edges(network.shape, network, count=len(names), seed=file.seed):
+        a, b = names[i], names[j]
+        yield Link(source=a, target=b, spec=rules.spec(a, b))
+        yield Link(source=b, target=a, spec=rules.spec(b, a))
 
 
 def _listed_links(file: TopologyFile) -> Iterator[Link]:
-    rules, known = _LinkRules(file), references(file.nodes)
-    for entry in file.network.links:
-        for a, b in entry_pairs(entry, known):
-            yield _link(a, b, entry.over(rules.between(a, b)))
-            if not entry.oneway:
-                yield _link(b, a, entry.back.over(entry.over(rules.between(b, a))))
+    rules, known, shared = _LinkRules(file), references(file.nodes), share_bridges(file)
+    for i, entry in enumerate(file.network.links):
+        back: LinkOptions = entry.back.over(entry) if entry.back.model_fields_set else entry
+        if i not in shared:
+            for a, b in entry_pairs(entry, known):
+                yield Link(source=a, target=b, spec=rules.spec(a, b, entry))
+                if not entry.oneway:
+                    yield Link(source=b, target=a, spec=rules.spec(b, a, back))
+            continue
+        source, target = entry.source, entry.target
+        yield from _Bundle(
+            sources=known.get(source, (NodeId(source),)),
+            targets=known.get(target, (NodeId(target),)),
+            bridges=(shared[i].get(source), shared[i].get(target)),
+            there=rules.spec(source, target, entry),
+            back=None if entry.oneway else rules.spec(target, source, back),
+        ).links()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bundle:
+    """The links of one entry, of which at least one end shares.
+
+    Kollaps' way: the members of a group that shares hang on a bridge by links of the same rate
+    that neither delay nor lose; what one link is like, the common one behind the bridge is like.
+
+    Args:
+        sources, targets: the nodes, or a bridge.
+        bridges: of the sources and of the targets; None: that end does not share.
+        there, back: what the way there and back is like; `back` None: there is no way back.
+    """
+
+    sources: Sequence[str]
+    targets: Sequence[str]
+    bridges: tuple[str | None, str | None]
+    there: PathSpec
+    back: PathSpec | None
+
+    def links(self) -> Iterator[Link]:
+        near, far = self.bridges
+        for a, b in itertools.product(
+            self.sources if near is None else (near,), self.targets if far is None else (far,)
+        ):
+            yield from self._both(a, b, self.there, self.back)
+        there = PathSpec(rate_bps=self.there.rate_bps)
+        back = None if self.back is None else PathSpec(rate_bps=self.back.rate_bps)
+        if near is not None:
+            for a in self.sources:
+                yield from self._both(a, near, there, back)
+        if far is not None:
+            for b in self.targets:
+                yield from self._both(far, b, there, back)
+
+    @staticmethod
+    def _both(a: str, b: str, there: PathSpec, back: PathSpec | None) -> Iterator[Link]:
+        yield Link(source=a, target=b, spec=there)
+        if back is not None:
+            yield Link(source=b, target=a, spec=back)
 
 
 def network(file: TopologyFile) -> Network:
     """The network with all its links. Raises ValueError where a random shape does not connect."""
-    names = tuple(node.name for node in nodes(file.nodes))
+    every = nodes(file.nodes)
+    names = tuple(node.name for node in every)
     links = _shaped_links(file, names) if file.network.shape else _listed_links(file)
-    middle = bridges(file.network)
+    middle = bridges(file)
     rank = {name: i for i, name in enumerate(sorted((*names, *middle), key=natural))}
     return Network(
         nodes=names,
         bridges=middle,
         links=tuple(sorted(links, key=lambda link: (rank[link.source], rank[link.target]))),
         metric=file.network.metric,
+        forwards=frozenset(node.name for node in every if node.group.forwards),
     )
 
 

@@ -1,20 +1,28 @@
-"""One topology file, read, checked and expanded."""
+"""One topology file of any format, read, checked and expanded."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import gc
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.topology import expand
+from deploy.topology import expand, formats
 from deploy.topology.checks import check_parts, check_paths
+from deploy.topology.composition import check_compositions
+from deploy.topology.event_checks import check_timeline
 from deploy.topology.expand import Node
+from deploy.topology.formats.yaml_writer import to_yaml
 from deploy.topology.model import TopologyFile, spelled_out
 from deploy.topology.network import Network
 from deploy.topology.problems import Place, Problem, TopologyErrors
-from deploy.topology.reader import MAX_BYTES, Document, override, read
+from deploy.topology.reader import Document, override
 from deploy.topology.structure import validate
+from deploy.topology.timeline import Step
 from node.core.ids import NodeId
 
 
@@ -29,6 +37,8 @@ class Topology:
         nodes: in natural order of their names.
         network: the links between nodes and bridges.
         overlay: the neighbours of each node, in natural order.
+        timeline: what happens to links and nodes, in order of time.
+        warnings: how something was read that could be read otherwise, and what is not used.
     """
 
     file: TopologyFile
@@ -37,10 +47,20 @@ class Topology:
     nodes: tuple[Node, ...]
     network: Network
     overlay: Mapping[NodeId, tuple[NodeId, ...]]
+    timeline: tuple[Step, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def name(self) -> str:
         return self.file.name
+
+    @property
+    def yaml(self) -> str:
+        """The file as it was read; of another format, the YAML that it comes to."""
+        if formats.format_of(self.path) is formats.YAML:
+            return self.text.decode()
+        digest = hashlib.sha256(self.text).hexdigest()
+        return to_yaml(self.file, source=f"{self.path.name} (sha256 {digest[:16]})")
 
     @property
     def seed(self) -> int:
@@ -50,10 +70,27 @@ class Topology:
 def load_topology(path: Path, *, overrides: Sequence[str] = ()) -> Topology:
     """Read a topology file; each of `overrides` is `KEY=VALUE` with a dotted key.
 
+    The format follows from the suffix: YAML, Kollaps XML, GraphML, GML, or a latency matrix (CSV).
+    An override `format.KEY=VALUE` says what such a file leaves open (docs/kollaps.md).
+
     Raises:
         TopologyErrors: with all that is wrong in it.
     """
-    return parse_topology(_bytes(path), path=path, overrides=overrides)
+    with _collecting_later():
+        return parse_topology(_bytes(path), path=path, overrides=overrides)
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Without Python's search for cycles, which would look at every link again and again (a fifth
+    of the time of a file with 100,000 of them) and find none."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def parse_topology(raw: bytes, *, path: Path, overrides: Sequence[str] = ()) -> Topology:
@@ -62,18 +99,19 @@ def parse_topology(raw: bytes, *, path: Path, overrides: Sequence[str] = ()) -> 
     Raises:
         TopologyErrors: with all that is wrong in it.
     """
-    document = read(raw, file=str(path))
+    document = formats.read(raw, path=path, overrides=overrides)
+    overrides = [option for option in overrides if not formats.is_option(option)]
     if document.problems and not document.data:
-        raise TopologyErrors(document.problems)
+        raise TopologyErrors(document.problems, warnings=document.warnings)
     if any(option.startswith("nodes.") for option in overrides) and "nodes" in document.data:
         document.data["nodes"] = spelled_out(document.data["nodes"])
     for option in overrides:
         override(document, option)
-    document.data.setdefault("name", path.stem)
+    document.data.setdefault("name", default_name(path))
     file, broken = validate(document)
     check_parts(document, file, broken)
     if document.problems:
-        raise TopologyErrors(document.problems)
+        raise TopologyErrors(document.problems, warnings=document.warnings)
     return _expanded(document, file, raw, path)
 
 
@@ -84,10 +122,12 @@ def _expanded(document: Document, file: TopologyFile, raw: bytes, path: Path) ->
         section = "overlay"
         overlay = expand.overlay(file, network)
         check_paths(document, network, overlay)
+        steps = check_timeline(document, file, network)
+        check_compositions(document, file, network, steps)
     except ValueError as error:  # a random shape that does not connect
         document.report((section, "shape"), str(error), "try another seed or a higher degree")
     if document.problems:
-        raise TopologyErrors(document.problems)
+        raise TopologyErrors(document.problems, warnings=document.warnings)
     return Topology(
         file=file,
         text=raw,
@@ -95,7 +135,17 @@ def _expanded(document: Document, file: TopologyFile, raw: bytes, path: Path) ->
         nodes=expand.nodes(file.nodes),
         network=network,
         overlay=overlay,
+        timeline=steps,
+        warnings=tuple(document.warnings),
     )
+
+
+def default_name(path: Path) -> str:
+    """The name of an experiment whose file says none: that of the file. Names of files in other
+    formats were not chosen for us, so they are adapted."""
+    if formats.format_of(path) is formats.YAML:
+        return path.stem
+    return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:40] or "topology"
 
 
 def _bytes(path: Path) -> bytes:
@@ -108,7 +158,7 @@ def _bytes(path: Path) -> bytes:
             message = "is not a plain file"
         else:
             with path.open("rb") as stream:
-                return stream.read(MAX_BYTES + 1)
+                return stream.read(formats.format_of(path).max_bytes + 1)
     except FileNotFoundError:
         message, hint = "there is no such file", _similar(path)
     except (OSError, ValueError) as error:
@@ -119,7 +169,13 @@ def _bytes(path: Path) -> bytes:
 def _similar(path: Path) -> str:
     """A file beside the missing one, or in topologies/, whose name is near."""
     folders = [path.parent, Path("topologies")]
-    found = [file for folder in folders if folder.is_dir() for file in folder.glob("*.y*ml")]
+    found = [
+        file
+        for folder in folders
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in formats.suffixes()
+    ]
     near = difflib.get_close_matches(path.stem, [file.stem for file in found], n=1)
     files = [str(file) for file in found if file.stem in near]
     return f"did you mean {files[0]}?" if files else ""

@@ -10,10 +10,19 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticKnownError
 
 from deploy.topology.quantities import (
+    NAME_PATTERN,
     Accuracy,
     Chance,
     Count,
@@ -29,6 +38,7 @@ from deploy.topology.quantities import (
     Rate,
     Seed,
     Share,
+    checked_name,
 )
 from node import algorithms, config
 from node.config import LinkPolicy, Pacing
@@ -144,6 +154,8 @@ class Group(Strict):
     """How long a training step takes."""
     link: NodeLink = NodeLink()
     """How this node's links differ from `network.link`."""
+    forwards: Annotated[bool, Field(strict=True)] = False
+    """A router, too: paths between others may lead through this node."""
     share: Annotated[bool, Field(strict=True)] = False
     """All replicas together have one instance of each link of the group, behind a bridge of their
     own, instead of one each."""
@@ -246,11 +258,31 @@ Ends = tuple[Name, Name]
 NODE_ACTIONS: Final = ("join", "leave", "crash", "pause", "resume", "restart")
 
 
-def _ends(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+def _affected(value: object) -> Ends | str:
+    ends = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if len(ends) > 2 or not all(isinstance(name, str) for name in ends) or value in ([], ()):
+        raise ValueError("expected a name, or a link by its two ends, such as [a, b]")
+    names = [checked_name(str(name)) for name in ends]
+    if isinstance(value, str):
+        return names[0]
+    if len(names) == 1:
+        raise ValueError(f"expected two names, such as [{names[0]}, b], or one without brackets")
+    return names[0], names[1]
 
 
-Affected = Annotated[Ends | Name, BeforeValidator(_ends, json_schema_input_type=list[Name] | Name)]
+_NAME_SCHEMA: Final = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "title": "name"}
+Affected = Annotated[
+    Ends | str,
+    PlainValidator(_affected),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": _NAME_SCHEMA, "minItems": 2, "maxItems": 2},
+                _NAME_SCHEMA,
+            ]
+        }
+    ),
+]
 """A link by its two ends, or everything that hangs on a bridge, a node or a group."""
 
 

@@ -66,15 +66,20 @@ class Problem:
 
 
 class TopologyErrors(ConfigError):
-    """A topology file is wrong; `problems` holds all that is wrong with it, in file order."""
+    """A topology file is wrong; `problems` holds all that is wrong with it, in file order.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `warnings` say how it was read, which may be why.
+    """
+
+    def __init__(self, problems: Iterable[Problem], *, warnings: Iterable[Problem] = ()) -> None:
+        self.warnings = tuple(warnings)
         self.problems = tuple(
             sorted(problems, key=lambda p: (p.line is None, p.line or 0, p.column or 0))
         )
         shown = [str(problem) for problem in self.problems[:MAX_SHOWN]]
         if more := len(self.problems) - len(shown):
             shown.append(f"and {more} more problems")
+        shown += [f"warning: {warning}" for warning in self.warnings]
         super().__init__("\n".join(shown))
 
 

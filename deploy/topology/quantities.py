@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -42,9 +43,10 @@ def _within(
 ) -> Callable[[object], Any]:
     """`parse` with limits, both given as text; `above` excludes the lower one."""
     bottom, top = parse(low), parse(high)
+    known = lru_cache(maxsize=4096)(parse)  # thousands of links say the same
 
     def bounded(text: object) -> Any:
-        value = parse(text)
+        value = known(text) if isinstance(text, str) else parse(text)
         if value > top:
             raise ValueError(f"{text!r}: at most {high}")
         if value < bottom or (above and value == bottom):
@@ -173,7 +175,8 @@ Positive = Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False
 NotNegative = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 
 
-def _name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name, if it is one. Raises ValueError with the reason."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
             f"{name!r} is not a name: up to 40 of a-z, 0-9 and -, beginning with a letter and "
@@ -186,7 +189,7 @@ def _name(name: str) -> str:
 
 Name = Annotated[
     str,
-    AfterValidator(_name),
+    AfterValidator(checked_name),
     WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$", "title": "name"}),
 ]
 """Of a node, a group or a bridge: becomes a host name and part of file names."""

@@ -38,13 +38,18 @@ for _tag, _regexp, _first in (
 
 @dataclass(slots=True)
 class Document:
-    """The data of one file, with the place of every key and value, and what was wrong so far."""
+    """The data of one file, with the place of every key and value, and what was wrong so far.
+
+    `warnings` are what the user should know of a file that is right: how something was read that
+    could be read otherwise, and what of it is not used.
+    """
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
     keys: dict[Loc, Place] = field(default_factory=dict)
     values: dict[Loc, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
 
     def place(self, loc: Loc, *, key: bool = False) -> Place:
         """Where the value stands (or, with `key`, its key); of the nearest thing around it if it

@@ -46,6 +46,11 @@ def validate(document: Document) -> tuple[TopologyFile, frozenset[str]]:
     What is wrong goes into the document's `problems`.
     """
     data = _without_nulls(document)
+    if not document.problems:
+        try:  # most files are right, and then once is enough
+            return TopologyFile.model_validate(data), frozenset()
+        except ValidationError:
+            pass
     reported = {problem.key for problem in document.problems}
     broken = {re.split(r"[.\[]", key)[0] for key in reported}
     errors = _errors(data)
@@ -104,6 +109,8 @@ def _loc(error: ErrorDetails) -> Loc:
 def _harmless(loc: Loc) -> bool:
     """Whether the rest of its section can be judged as if this value were not there."""
     match loc:
+        case ("events", *_):
+            return False
         case (*_, "rate" | "delay" | "jitter" | "loss" | "cpus" | "memory" | "pacing" | "metric"):
             return True
         case (*_, "link" | "compute" | "back", _):
@@ -129,8 +136,9 @@ def _report(document: Document, error: ErrorDetails) -> None:
     loc, kind, context = _loc(error), error["type"], error.get("ctx", {})
     given = error["input"]
     key = kind in ("missing", "extra_forbidden") or "[key]" in error["loc"]
-    if kind in ("missing", "too_long") and loc[:2] == ("overlay", "edges"):
-        document.report(loc[:3], "expected two names, such as [a, b]")
+    pair = loc[:3] if loc[:2] == ("overlay", "edges") or loc[2:3] == ("link",) else ()
+    if pair and (kind in ("missing", "too_long") or (kind == "tuple_type" and loc == pair)):
+        document.report(pair, "expected two names, such as [a, b]")
     elif kind == "missing":
         document.report(loc, "this key is missing", key=True)
     elif kind == "extra_forbidden":

@@ -92,7 +92,8 @@ def test_one_problem_reads_well() -> None:
     problem = only(changed("rate: 20mbit", "rte: 20mbit"))
     assert str(problem) == (
         "t.yaml:3:31: network.link.rte: unknown key\n"
-        "  did you mean 'rate'? keys here: rate, delay, jitter, loss"
+        "  did you mean 'rate'? keys here: rate, delay, jitter, loss, burst, duplicate, corrupt, "
+        "reorder, order, queue, slot"
     )
 
 
