@@ -1,7 +1,8 @@
 """The first process of a node's container: sets up its links, then starts and watches the node.
 
     probe the kernel -> plan -> apply -> read back -> links.json -> node process, unprivileged
-                                                          \\-> delay line, in this process
+                                                          \\-> delay line, changes and shares
+                                                              of links, in this process
 
 It alone has NET_ADMIN. It ends when the node process does, with its exit status. It fails closed:
 when the delay line cannot go on, the node is ended and nothing passes any more. It imports neither
@@ -18,14 +19,16 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from node.config import Emulator, NodeConfig
+from node.config import NodeConfig
 from node.core.ids import NodeId
 from node.errors import ConfigError, EnvironmentFault, PeerbedError
 from node.links import confine, kernel, nfqueue, tc
+from node.links.live import LiveLinks, with_delays
+from node.links.tc_change import after
 from node.links.tc_plan import LinkCommands, plan_commands
 from node.links.timer import Timer
 from node.units import MILLISECOND, SECOND, Nanos
@@ -33,6 +36,10 @@ from node.units import MILLISECOND, SECOND, Nanos
 RUN_DIR: Final = Path("/run/peerbed")
 LINKS_FILE: Final = "links.json"
 CHILD: Final = (sys.executable, "-m", "node", "peer")
+ORDERS: Final = "PEERBED_AGENT_FD"
+"""Where the node process finds the file descriptor that it may give orders through."""
+LOOK_NS: Final = 5 * MILLISECOND
+"""So long at most is what comes from elsewhere left unread while the delay line is busy."""
 GRACE_S: Final = 5.0
 """Between asking the node to end and making it, when the links have failed."""
 
@@ -43,6 +50,7 @@ class _Links:
 
     plan: LinkCommands
     line: nfqueue.DelayLine | None
+    iptables: str
     state: dict[str, Any]
 
 
@@ -57,12 +65,14 @@ def main(config: NodeConfig, *, child: Sequence[str] = CHILD, run_dir: Path = RU
         because the configuration or the machine does not allow these links.
     """
     links: _Links | None = None
+    watch: _Watch | None = None
     try:
         uid, gid = owner_ids(config.owner)
         own_directories(Path(config.results), run_dir, uid=uid, gid=gid)
         links = set_up(config)
         _write_links(run_dir, links.state)
-        status = _Watch(child=child, uid=uid, gid=gid, line=links.line).run()
+        watch = _Watch(config, links, child=child, uid=uid, gid=gid)
+        status = watch.run()
     except PeerbedError as fault:
         _say(f"error: {fault}")
         _record(config, "error", {"message": str(fault)})
@@ -70,7 +80,7 @@ def main(config: NodeConfig, *, child: Sequence[str] = CHILD, run_dir: Path = RU
             _write_links(run_dir, {"error": str(fault)})
         status = fault.exit_status
     if links is not None:
-        _record(config, "links", _counters(links))
+        _record(config, "links", _counters(links, watch))
     return status
 
 
@@ -78,9 +88,10 @@ def set_up(config: NodeConfig) -> _Links:
     """Apply this node's links and read them back. Raises ConfigError, EnvironmentFault."""
     try:
         able = kernel.probe()
-        emulator = kernel.choose(config.links.emulator, able)
+        emulator = kernel.settle(config.links, able, me=config.name)
     except ValueError as error:
         raise ConfigError(str(error), where=config.name) from error
+    _check_changes(config)
     device = tc.device_of(config.host)
     plan = plan_commands(
         config.links, coordinator_host=config.coordinator_host, emulator=emulator, device=device
@@ -91,32 +102,21 @@ def set_up(config: NodeConfig) -> _Links:
     line = None
     if plan.delays:
         line = nfqueue.DelayLine(plan.delays, seed=f"{config.seed}/links/{config.name}")
-    applied = tc.read_back(plan, iptables=iptables)
-    if emulator is Emulator.NFQUEUE:
-        applied = _with_delays(applied, line)
-    return _Links(plan=plan, line=line, state=_state(config, plan, able, applied))
+    applied = with_delays(tc.read_back(plan, iptables=iptables), plan, line)
+    return _Links(
+        plan=plan, line=line, iptables=iptables, state=_state(config, plan, able, applied)
+    )
 
 
-def _with_delays(
-    applied: Mapping[tuple[NodeId, str], tc.Applied], line: nfqueue.DelayLine | None
-) -> dict[tuple[NodeId, str], tc.Applied]:
-    """What was read back, with the delays in force here; no line, no delay."""
-    whole = {
-        (peer, side): replace(seen, delay_ms=0.0, jitter_ms=0.0, loss=0.0)
-        if side == "into"
-        else seen
-        for (peer, side), seen in applied.items()
-    }
-    if line is not None:
-        nfqueue.read_back(line)
-        for delay in line.in_force():
-            whole[delay.peer, "into"] = replace(
-                whole[delay.peer, "into"],
-                delay_ms=delay.delay_ns / MILLISECOND,
-                jitter_ms=delay.jitter_ns / MILLISECOND,
-                loss=delay.loss,
-            )
-    return whole
+def _check_changes(config: NodeConfig) -> None:
+    """Raise ConfigError if what is planned cannot be done, before anything starts."""
+    links = config.links
+    known = {link.name for link in links.shared}
+    for peer in links.peers:
+        if strange := [name for name in peer.shared if name not in known]:
+            raise ConfigError(f"there is no shared link {strange[0]!r}", where=peer.name)
+    for change in links.changes:
+        links = after(links, change)
 
 
 def _state(
@@ -147,9 +147,9 @@ class _Watch:
     """The agent's event loop: signals, the child's end, the delay line."""
 
     def __init__(
-        self, *, child: Sequence[str], uid: int, gid: int, line: nfqueue.DelayLine | None
+        self, config: NodeConfig, links: _Links, *, child: Sequence[str], uid: int, gid: int
     ) -> None:
-        self._line = line
+        self._line = links.line
         self._timer = Timer()
         self._signals: list[int] = []
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -157,11 +157,25 @@ class _Watch:
             signal.signal(number, lambda seen, _: self._signals.append(seen))
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._poll = select.epoll()
-        self._poll.register(self._wake, select.EPOLLIN)
-        self._poll.register(self._timer, select.EPOLLIN)
-        if line is not None:
-            self._poll.register(line, select.EPOLLIN)
-        self._child = confine.start(child, uid=uid, gid=gid)
+        self._own = {self._wake, self._timer.fileno()}
+        if links.line is not None:
+            self._own.add(links.line.fileno())
+        for fd in self._own:
+            self._poll.register(fd, select.EPOLLIN)
+        self._looked = 0
+        orders, written = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(orders, False)
+        self.live = LiveLinks(
+            config,
+            links.plan,
+            line=links.line,
+            iptables=links.iptables,
+            orders_fd=orders,
+            poll=self._poll,
+            record=lambda kind, fields: _record(config, kind, fields),
+        )
+        self._child = confine.start(child, uid=uid, gid=gid, pipes={ORDERS: written})
+        os.close(written)
         self._status: int | None = None
 
     def run(self) -> int:
@@ -169,7 +183,9 @@ class _Watch:
         confine.punctual()
         try:
             while self._status is None:
-                self._wait(self._line.turn() if self._line else None)
+                due = self._line.turn() if self._line is not None else None
+                then = self.live.turn(time.monotonic_ns())
+                self._wait(min((t for t in (due, then) if t is not None), default=None))
                 self._handle_signals()
         except OSError as error:
             if self._line is not None:
@@ -179,6 +195,8 @@ class _Watch:
                 f"the delay line failed, the node was ended: {error}",
                 remedy="nothing of this run after this moment counts; start it again",
             ) from error
+        finally:
+            self.live.close()
         return self._status
 
     def _wait(self, until: Nanos | None) -> None:
@@ -187,13 +205,23 @@ class _Watch:
         A wait of one pause at most is slept through: packets that come meanwhile have time, and
         being woken by each would cost several times as much.
         """
-        left = until - time.monotonic_ns() if until is not None else None
+        now = time.monotonic_ns()
+        left = until - now if until is not None else None
         if left is not None and self._line is not None and left <= self._line.pause_ns:
             if left > 0:
                 time.sleep(left / SECOND)
+            if now - self._looked > LOOK_NS:
+                self._ready(now, 0)
             return
         self._timer.set(until)
-        self._poll.poll()
+        self._ready(now, None)
+
+    def _ready(self, now: Nanos, timeout: float | None) -> None:
+        """Give what has come in to whom it is for; signals and packets are looked after anyway."""
+        self._looked = now
+        for fd, _ in self._poll.poll(timeout):
+            if fd not in self._own:
+                self.live.ready(fd)
 
     def _handle_signals(self) -> None:
         if not self._signals:
@@ -262,9 +290,10 @@ def _write_links(run_dir: Path, state: Mapping[str, Any]) -> None:
     scratch.replace(run_dir / LINKS_FILE)
 
 
-def _counters(links: _Links) -> dict[str, Any]:
+def _counters(links: _Links, watch: _Watch | None) -> dict[str, Any]:
     delays = {} if links.line is None else links.line.counters()
     return {
+        **({} if watch is None else watch.live.counters()),
         "emulator": links.plan.emulator.value,
         "delay_line": {peer: counters.as_dict() for peer, counters in delays.items()},
         "queues": tc.statistics(links.plan),
@@ -272,7 +301,11 @@ def _counters(links: _Links) -> dict[str, Any]:
 
 
 def _record(config: NodeConfig, kind: str, fields: Mapping[str, Any]) -> None:
-    """One line in the node's own file, in one write: the node process may be writing there too."""
+    """One line in the node's own file, in one write: the node process may be writing there too.
+
+    Args:
+        fields: with `t` on the run clock where it is known.
+    """
     event = {"t": None, "wall": time.time(), "node": config.name, "kind": kind, **fields}
     line = json.dumps(event, separators=(",", ":")) + "\n"
     path = Path(config.results) / "nodes" / f"{config.name}.jsonl"

@@ -14,7 +14,7 @@ import signal
 import struct
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -27,23 +27,31 @@ _CAPABILITY_VERSION: Final = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def start(argv: Sequence[str], *, uid: int, gid: int) -> int:
+def start(
+    argv: Sequence[str], *, uid: int, gid: int, pipes: Mapping[str, int] | None = None
+) -> int:
     """Start a program as this user without any privilege; its pid. Raises OSError if fork fails.
+
+    Args:
+        pipes: file descriptors that it keeps, by the variable that tells it their numbers.
 
     If something in between fails, the child ends with status 126 and says why on stderr: it never
     goes on with more than it should have.
     """
     pid = os.fork()
     if pid == 0:
-        _become(argv, uid=uid, gid=gid)
+        _become(argv, uid=uid, gid=gid, pipes=pipes or {})
     return pid
 
 
-def _become(argv: Sequence[str], *, uid: int, gid: int) -> NoReturn:
+def _become(argv: Sequence[str], *, uid: int, gid: int, pipes: Mapping[str, int]) -> NoReturn:
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        for name, fd in pipes.items():
+            os.set_inheritable(fd, True)
+            os.environ[name] = str(fd)
         drop(uid=uid, gid=gid)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
         os.execvp(argv[0], list(argv))

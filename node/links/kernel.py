@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from node.config import Emulator
-from node.errors import EnvironmentFault
-from node.links import nfqueue, tc
+from node.config import Emulator, LinksConfig
+from node.core.ids import NodeId
+from node.errors import ConfigError, EnvironmentFault
+from node.links import impair, nfqueue, tc
 from node.links.tc_plan import Delay
 
 _DEVICE: Final = "pb-probe"
@@ -34,6 +35,8 @@ class Capabilities:
     """What works in this network namespace.
 
     Args:
+        netem_duplicate: whether one netem may send packets twice where there are others; Linux
+            refused that for some versions ("cannot mix duplicating netems", 6.12.50).
         iptables: the iptables command that can set NFQUEUE rules; None if none can.
         nfqueue: whether packets can be held in user space, rules and reader.
     """
@@ -43,6 +46,7 @@ class Capabilities:
     u32: bool
     redirect: bool
     netem: bool
+    netem_duplicate: bool
     iptables: str | None
     nfqueue: bool
 
@@ -65,6 +69,7 @@ def probe() -> Capabilities:
         u32=able.get("u32", False),
         redirect=able.get("redirect", False),
         netem=able.get("netem", False),
+        netem_duplicate=able.get("netem duplicate", False),
         iptables=iptables,
         nfqueue=iptables is not None and _probe_queue(),
     )
@@ -75,6 +80,8 @@ def _probe_device() -> dict[str, bool]:
         "htb": "qdisc add dev {d} root handle 1: htb default 3",
         "class": "class add dev {d} parent 1: classid 1:3 htb rate 1000000bit",
         "netem": "qdisc add dev {d} parent 1:3 handle 3: netem delay 1ms 1ms distribution normal",
+        "second class": "class add dev {d} parent 1: classid 1:4 htb rate 1000000bit",
+        "netem duplicate": "qdisc add dev {d} parent 1:4 handle 4: netem duplicate 1%",
         "u32": "filter add dev {d} parent 1: protocol ip prio 1 handle 1: u32 divisor 256",
         "ingress": "qdisc add dev {d} handle ffff: ingress",
         "redirect": "filter add dev {d} parent ffff: protocol all prio 1 u32 match u32 0 0"
@@ -107,14 +114,40 @@ def _restore(variant: str, rules: str) -> bool:
 
 
 def _probe_queue() -> bool:
-    scratch = Delay(
-        peer=nfqueue.NOBODY, host="", queue=_QUEUE, limit=1, delay_ns=0, jitter_ns=0, loss=0.0
-    )
+    scratch = Delay(peer=nfqueue.NOBODY, host="", queue=_QUEUE, limit=1, path=None)
     try:
         nfqueue.bind([scratch]).close()
     except EnvironmentFault:
         return False
     return True
+
+
+def settle(links: LinksConfig, able: Capabilities, *, me: NodeId) -> Emulator:
+    """Which emulator impairs the traffic of this node: one that can do all that is asked for.
+
+    Raises:
+        ConfigError: the emulator that was asked for cannot do it, whatever the kernel.
+        EnvironmentFault: the kernel lacks what it takes, with the remedy.
+    """
+    emulator = choose(links.emulator, able)
+    if links.emulator is Emulator.AUTO and emulator is not Emulator.NETEM:
+        try:
+            impair.check(links, emulator, me=me)
+        except ConfigError as error:
+            raise EnvironmentFault(
+                f"{error.message}, and this kernel has no netem",
+                where=error.where,
+                remedy=_REMEDY_NETEM.replace("`emulator: nfqueue`", "links without it"),
+            ) from error
+    impair.check(links, emulator, me=me)
+    several = sum(peer.out is not None for peer in links.peers) > 1 or links.changes
+    if impair.duplicates(links) and several and not able.netem_duplicate:
+        raise EnvironmentFault(
+            "`duplicate` cannot be emulated on this kernel: it allows no netem that sends packets"
+            " twice beside others",
+            remedy="leave `duplicate` out, or use another kernel (Linux 6.12.50 refuses it)",
+        )
+    return emulator
 
 
 def choose(asked: Emulator, able: Capabilities) -> Emulator:

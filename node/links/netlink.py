@@ -1,7 +1,8 @@
 """The few nfnetlink_queue messages that the delay line speaks, and reading many at once.
 
 Plain stdlib: Python has no recvmmsg, so it is called through ctypes; one system call then fetches
-up to `BATCH` packet notices, of which only the fixed head is looked at.
+up to `BATCH` packet notices. A queue numbers its packets in a row, so of each queue only the first
+notice and the last are looked at: what costs time in Python does not grow with the packets.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -44,21 +46,37 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
-def configure(queue: int, *, limit: int, segment: bool) -> list[bytes]:
-    """The messages that make a queue ours.
+def take(queue: int) -> bytes:
+    """The message that makes a queue ours, to be acknowledged."""
+    command = struct.pack("!BxH", COMMAND_BIND, socket.AF_INET)
+    return _message(CONFIG, queue, _attribute(_CFG_CMD, command), flags=_REQUEST | _ACK)
+
+
+def configure(queue: int, *, limit: int, segment: bool) -> bytes:
+    """The messages that set a queue of ours; only a failure is answered.
 
     Args:
         limit: packets that the kernel holds; it drops those beyond.
         segment: take trains of packets (GSO) apart, so that each has its own fate.
     """
     flags = struct.pack("!I", 0 if segment else FLAG_GSO)
-    bodies = [
-        _attribute(_CFG_CMD, struct.pack("!BxH", COMMAND_BIND, socket.AF_INET)),
+    bodies = (
         _attribute(_CFG_PARAMS, struct.pack("!IB", 0, COPY_META)),
         _attribute(_CFG_MAXLEN, struct.pack("!I", limit)),
         _attribute(_CFG_FLAGS, flags) + _attribute(_CFG_MASK, struct.pack("!I", FLAG_GSO)),
-    ]
-    return [_message(CONFIG, queue, body, flags=_REQUEST | _ACK) for body in bodies]
+    )
+    return b"".join(_message(CONFIG, queue, body) for body in bodies)
+
+
+def answer(message: bytes) -> int | None:
+    """The error number in an acknowledgement, 0 for done; None if it is something else."""
+    _, kind, *_ = _HEAD.unpack_from(message)
+    return -int(struct.unpack_from("=i", message, 16)[0]) if kind == _ERROR else None
+
+
+def verdict_head(kind: int, queue: int, decision: int) -> bytes:
+    """A verdict but for the number of the packet, four bytes in network order."""
+    return verdict(kind, queue=queue, packet=0, decision=decision)[:-4]
 
 
 def verdict(kind: int, *, queue: int, packet: int, decision: int) -> bytes:
@@ -102,10 +120,16 @@ _recvmmsg = _libc.recvmmsg
 _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 
 _KIND_PACKET: Final = struct.unpack("!H", struct.pack("=H", SUBSYSTEM_QUEUE << 8 | PACKET))[0]
-_KIND_ERROR: Final = struct.unpack("!H", struct.pack("=H", _ERROR))[0]
+_KIND_AT: Final = 5 if sys.byteorder == "little" else 4
+"""The half of a message's type that says who speaks; an error has another there."""
+_QUEUE_HIGH_AT, _QUEUE_LOW_AT = 18, 19
 _TIMESTAMP_HEADER: Final = struct.unpack("!I", struct.pack("=HH", 20, _ATTR_TIMESTAMP))[0]
 _TIMESTAMP_USUAL: Final = 56
 """Where the arrival time usually stands: behind the packet's header, device and address."""
+
+Arrivals = tuple[int, int, int, Nanos, Nanos]
+"""Packets of one queue that were read together: the queue, the numbers of the first and the last,
+when those two arrived (wall clock, 0 if not known)."""
 
 
 class Notices:
@@ -129,11 +153,10 @@ class Notices:
         self._entries_at = ctypes.addressof(self._entries)
         self._timestamp_at(_TIMESTAMP_USUAL)
 
-    def read(self) -> list[tuple[int, int, Nanos]]:
-        """(queue, packet, time of arrival on the wall clock or 0) of what has come in.
+    def read(self) -> list[Arrivals]:
+        """What has come in, of each queue together; at most `BATCH` packets.
 
-        An empty list when there is nothing now; at most `BATCH` otherwise.
-        Raises OSError when the queue is gone.
+        An empty list when there is nothing now. Raises OSError when the queue is gone.
         """
         count: int = _recvmmsg(self._fd, self._entries_at, BATCH, socket.MSG_DONTWAIT, None)
         if count < 0:
@@ -144,29 +167,57 @@ class Notices:
             if code in (errno.EAGAIN, errno.EINTR):
                 return []
             raise OSError(code, os.strerror(code), "NFQUEUE")
-        return list(self._parse(count))
+        kind, queue, packet, at = self._notice(0)
+        other, whose, last, until = (
+            self._notice(count - 1) if count > 1 else (kind, queue, packet, at)
+        )
+        if kind == other == _KIND_PACKET and queue == whose and last - packet == count - 1:
+            # As many numbers as notices: none in between is another queue's.
+            return [(queue, packet, last, at, until)]
+        return list(self._sort(count))
 
-    def _parse(self, count: int) -> Iterator[tuple[int, int, Nanos]]:
-        records = self._layout.iter_unpack(self._view[: count * _STRIDE])
-        for i, (kind, queue, packet, header, seconds, micros) in enumerate(records):
-            if kind != _KIND_PACKET:
-                continue  # an error about a verdict: the packet is gone, its device went down
-            if header != _TIMESTAMP_HEADER:
-                seconds, micros = self._find_timestamp(i, self._entries[i].size)
-            yield queue, packet, seconds * SECOND + micros * 1000
+    def _sort(self, count: int) -> Iterator[Arrivals]:
+        """The notices of each queue, where they are mixed.
+
+        Errors are left out: they are about a verdict on a packet that is gone.
+        """
+        kinds, high = self._column(_KIND_AT, count), self._column(_QUEUE_HIGH_AT, count)
+        low = self._column(_QUEUE_LOW_AT, count)
+        found: dict[int, tuple[int, int]] = {}
+        if kinds.count(SUBSYSTEM_QUEUE) == count and not any(high):
+            found = {queue: (low.index(queue), low.rindex(queue)) for queue in set(low)}
+        else:
+            for i in range(count):
+                if kinds[i] == SUBSYSTEM_QUEUE:
+                    queue = high[i] << 8 | low[i]
+                    found[queue] = found.get(queue, (i, i))[0], i
+        for queue, (first, last) in found.items():
+            _, _, packet, at = self._notice(first)
+            _, _, end, until = self._notice(last)
+            yield queue, packet, end, at, until
+
+    def _column(self, offset: int, count: int) -> bytes:
+        """One byte of each notice."""
+        return self._view[offset : count * _STRIDE : _STRIDE].tobytes()
+
+    def _notice(self, index: int) -> tuple[int, int, int, Nanos]:
+        """(kind, queue, packet, time of arrival or 0)."""
+        start = index * _STRIDE
+        kind, queue, packet, header, seconds, micros = self._layout(self._buffer, start)
+        if header != _TIMESTAMP_HEADER:
+            size = min(self._entries[index].size, _STRIDE)
+            seconds, micros = self._find_timestamp(start, size)
+        return kind, queue, packet, seconds * SECOND + micros * 1000
 
     def _timestamp_at(self, offset: int) -> None:
-        self._layout = struct.Struct(
-            f"!4xH12xH4xI{offset - 28}xIQQ{_STRIDE - offset - 20}x"  # kind, queue, packet, time
-        )
+        self._layout = struct.Struct(f"!4xH12xH4xI{offset - 28}xIQQ").unpack_from
 
-    def _find_timestamp(self, index: int, size: int) -> tuple[int, int]:
+    def _find_timestamp(self, start: int, size: int) -> tuple[int, int]:
         """The time in a notice whose attributes are not where they usually are; (0, 0) if none."""
-        start = index * _STRIDE
-        offset, end = 20, min(size, _STRIDE)
-        while offset + 4 <= end:
+        offset = 20
+        while offset + 20 <= size:
             length, kind = struct.unpack_from("=HH", self._view, start + offset)
-            if kind == _ATTR_TIMESTAMP and offset + 20 <= end:
+            if kind == _ATTR_TIMESTAMP:
                 self._timestamp_at(offset)
                 seconds, micros = struct.unpack_from("!QQ", self._view, start + offset + 4)
                 return seconds, micros

@@ -15,30 +15,36 @@ import contextlib
 import os
 import random
 import socket
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from node.config import PathSpec
 from node.core.ids import NodeId
 from node.errors import EnvironmentFault
 from node.links import netlink
 from node.links.delay import Line
+from node.links.impair import own_fate
 from node.links.tc_plan import Delay
 from node.units import MICROSECOND, SECOND, Nanos
 
 RECEIVE_BUFFER: Final = 16 * 2**20
 """Bytes for notices not yet read, about 1 KB each: a second at 200 Mbit/s."""
 
-PAUSE_NS: Final = (200 * MICROSECOND, 2000 * MICROSECOND)
-"""Least and most time between two looks at a busy queue; within it, 1/10 of the shortest delay.
+PAUSE_NS: Final = (200 * MICROSECOND, 2000 * MICROSECOND, 4000 * MICROSECOND)
+"""Between two looks at a busy queue: a sixth of the delay, 2 ms at least, 4 ms and half the delay
+at most, and never less than 0.2 ms; that on average, from half of it to three halves.
 
-A look costs 40 (idle machine) to 110 us (busy one) however little there is to do, so this sets the
-CPU share under load. Packets then leave up to half a pause early or late, on average on time;
-those that come less than every two pauses are never early, and late by 0.1 ms.
+A look costs about 60 us, most of it the caches' misses after a pause and the kernel's work on what
+is let go, so this sets the CPU share under load. Packets then leave up to half a pause early or
+late, on average on time; those that come less than every two pauses are never early, and late by
+0.1 ms.
 """
+
+VERDICTS: Final = 1000
+"""Messages of 32 bytes in one system call; a socket takes no more than its send buffer at once."""
 
 NOBODY: Final = NodeId("")
 """For a queue that stands for no peer, when only the kernel's ability is asked for."""
@@ -55,6 +61,7 @@ class Counters:
     Args:
         packets: that came in.
         lost: drawn to be lost, as asked.
+        cut: dropped because there was no path.
         overflowed: dropped because more were under way than the line holds, or because this
             process did not keep up.
         late_ns: the longest time that a packet left after it was due.
@@ -62,11 +69,25 @@ class Counters:
 
     packets: int
     lost: int
+    cut: int
     overflowed: int
     late_ns: Nanos
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Source:
+    """A source's line, and what is sent to the kernel about it."""
+
+    delay: Delay
+    line: Line
+    passing: bytes
+    """A verdict that lets pass, up to the packet's number."""
+    pause_ns: Nanos
+    late_ns: Nanos = 0
+    newest: int = 0
 
 
 class DelayLine:
@@ -80,20 +101,29 @@ class DelayLine:
     """
 
     def __init__(self, delays: Sequence[Delay], *, seed: str) -> None:
-        self._lines = {
-            d.queue: Line(d, randomness=random.Random(f"{seed}/{d.peer}")) for d in delays
-        }
-        self._late_ns = dict.fromkeys(self._lines, 0)
-        self._busy: set[int] = set()
+        self._seed = seed
+        self._sources = {delay.queue: self._source(delay) for delay in delays}
+        self._busy: dict[int, _Source] = {}
         self._arrival = 0
-        shortest = min((d.delay_ns for d in delays), default=0)
-        self.pause_ns = min(PAUSE_NS[1], max(PAUSE_NS[0], shortest // 10))
+        self._pause_ns = PAUSE_NS[0]
+        self._dither = random.Random(f"{seed}/looks").random
         # While a socket wants them, the kernel stamps all packets with their time of arrival: a
         # packet is then due on time even if its notice is read late.
         self._stamping = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._stamping.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
         self._socket = bind(delays)
         self._notices = netlink.Notices(self._socket.fileno())
+
+    def _source(self, delay: Delay) -> _Source:
+        return _Source(
+            delay=delay,
+            line=Line(
+                delay.path,
+                streams=lambda purpose: random.Random(f"{self._seed}/{delay.peer}/{purpose}"),
+            ),
+            passing=netlink.verdict_head(netlink.VERDICT_BATCH, delay.queue, netlink.ACCEPT),
+            pause_ns=pause_ns(delay.path),
+        )
 
     def fileno(self) -> int:
         """Readable when packets have come in."""
@@ -105,6 +135,11 @@ class DelayLine:
         port: int = self._socket.getsockname()[0]
         return port
 
+    @property
+    def pause_ns(self) -> Nanos:
+        """The longest that `turn` may want to pause with the packets that are under way now."""
+        return self._pause_ns * 3 // 2
+
     def turn(self) -> Nanos | None:
         """Take in what has arrived and let go what is due.
 
@@ -112,49 +147,82 @@ class DelayLine:
             When to call again at the latest (monotonic clock), None for when the socket is
             readable. Raises OSError when the kernel has taken the queues away.
         """
+        arrived = self._notices.read()
         now = time.monotonic_ns()
+        if not arrived:
+            return self._release(now, until=now)
         wall = time.time_ns() - now
         drops: list[bytes] = []
-        arrived = self._notices.read()
-        for queue, packet, stamp in arrived:
-            at = stamp - wall
-            if not now - SECOND < at <= now:
-                at = now  # no stamp, or the wall clock was set meanwhile
-            if self._lines[queue].arrive(packet, at=at):
-                self._busy.add(queue)
-            else:
-                drops.append(_drop(queue, packet))
-        self._send(drops)
-        if not arrived:
-            return self._release(until=time.monotonic_ns())
-        dense, self._arrival = now - self._arrival < 2 * self.pause_ns, now
+        pause = PAUSE_NS[2]
+        for queue, packet, last, at, until in arrived:
+            source = self._sources[queue]
+            at, until = at - wall, until - wall
+            if not now - SECOND < at <= until <= now:
+                at = until = now  # no stamp, or the wall clock was set meanwhile
+            source.newest = last
+            if lost := source.line.arrive(packet, last, at=at, until=until):
+                head = netlink.verdict_head(netlink.VERDICT, queue, netlink.DROP)
+                drops += [head + number.to_bytes(4, "big") for number in lost]
+            self._busy[queue] = source
+            pause = min(pause, source.pause_ns)
+        if drops:
+            self._send(drops)
+        self._pause_ns = pause
+        dense, self._arrival = now - self._arrival < 2 * pause, now
         if not dense:
-            return self._release(until=time.monotonic_ns())
-        # Under load, look again after a pause rather than at every packet.
-        self._release(until=now + self.pause_ns // 2)
-        return now + self.pause_ns
+            return self._release(now, until=now)
+        # Under load, look again after a pause rather than at every packet; not always the same one,
+        # or looks here and at the other end would keep step, and all packets be as early or late.
+        pause = round(pause * (0.5 + self._dither()))
+        self._release(now, until=now + pause // 2)
+        return now + pause
 
-    def _release(self, *, until: Nanos) -> Nanos | None:
+    def _release(self, now: Nanos, *, until: Nanos) -> Nanos | None:
         """Let go what is due until then; when the next is, None if there is none."""
-        verdicts = []
+        verdicts: list[bytes] = []
         next_due: Nanos | None = None
-        for queue in tuple(self._busy):
-            line = self._lines[queue]
+        for queue, source in tuple(self._busy.items()):
+            line = source.line
             if (released := line.release(now=until)) is not None:
-                packet, due = released
-                self._late_ns[queue] = max(self._late_ns[queue], until - due)
-                verdicts.append(_pass(queue, packet))
-            head = line.next_due()
-            if head is None:
-                self._busy.discard(queue)
-            elif next_due is None or head < next_due:
-                next_due = head
-        self._send(verdicts)
+                single, upto, due = released
+                if now - due > source.late_ns:
+                    source.late_ns = now - due
+                if single:
+                    head = netlink.verdict_head(netlink.VERDICT, queue, netlink.ACCEPT)
+                    verdicts += [head + number.to_bytes(4, "big") for number in single]
+                if upto is not None:
+                    verdicts.append(source.passing + upto.to_bytes(4, "big"))
+            head_due = line.next_due()
+            if head_due is None:
+                del self._busy[queue]
+            elif next_due is None or head_due < next_due:
+                next_due = head_due
+        if verdicts:
+            self._send(verdicts)
         return next_due
 
-    def _send(self, verdicts: list[bytes]) -> None:
-        if verdicts:
-            self._socket.send(b"".join(verdicts))
+    def _send(self, verdicts: Sequence[bytes]) -> None:
+        """In one system call, up to what a socket takes at once."""
+        for start in range(0, len(verdicts), VERDICTS):
+            self._socket.send(b"".join(verdicts[start : start + VERDICTS]))
+
+    def change(self, delays: Sequence[Delay]) -> None:
+        """From now on these sources' packets fare so; those under way keep their times.
+
+        Where there is no path, what is under way is dropped as well.
+        Raises OSError when the kernel has taken the queues away.
+        """
+        self.turn()  # what has come in before now belongs to the links before
+        for delay in delays:
+            source = self._sources[delay.queue]
+            if delay.path is None and source.newest:
+                # All up to the newest, whatever still waits of them.
+                drop = netlink.verdict_head(netlink.VERDICT_BATCH, delay.queue, netlink.DROP)
+                self._send([drop + source.newest.to_bytes(4, "big")])
+            source.delay = delay
+            source.line.path = delay.path
+            source.pause_ns = pause_ns(delay.path)
+            configure(self._socket, delay)
 
     def counters(self) -> dict[NodeId, Counters]:
         """Per source; what could not be counted any more is left out of `overflowed`."""
@@ -162,19 +230,20 @@ class DelayLine:
         with contextlib.suppress(OSError):
             overflowed = {queue: state.overflowed for queue, state in queue_states().items()}
         return {
-            line.delay.peer: Counters(
-                packets=line.packets,
-                lost=line.lost,
+            source.delay.peer: Counters(
+                packets=source.line.packets,
+                lost=source.line.lost,
+                cut=source.line.cut,
                 overflowed=overflowed.get(queue, 0),
-                late_ns=self._late_ns[queue],
+                late_ns=source.late_ns,
             )
-            for queue, line in self._lines.items()
+            for queue, source in self._sources.items()
         }
 
     def in_force(self) -> Iterator[Delay]:
         """What happens to packets that arrive now, per source."""
-        for line in self._lines.values():
-            yield line.delay
+        for source in self._sources.values():
+            yield source.delay
 
     def close(self) -> None:
         """End it: from now on the kernel drops the sources' packets."""
@@ -182,14 +251,11 @@ class DelayLine:
         self._stamping.close()
 
 
-def _pass(queue: int, packet: int) -> bytes:
-    return netlink.verdict(
-        netlink.VERDICT_BATCH, queue=queue, packet=packet, decision=netlink.ACCEPT
-    )
-
-
-def _drop(queue: int, packet: int) -> bytes:
-    return netlink.verdict(netlink.VERDICT, queue=queue, packet=packet, decision=netlink.DROP)
+def pause_ns(path: PathSpec | None) -> Nanos:
+    """Between two looks at the packets of a path, when they come thick and fast."""
+    delay = path.delay_ns if path is not None else SECOND
+    least, usual, most = PAUSE_NS
+    return max(least, min(most, delay // 2, max(usual, delay // 6)))
 
 
 def bind(delays: Sequence[Delay]) -> socket.socket:
@@ -201,11 +267,12 @@ def bind(delays: Sequence[Delay]) -> socket.socket:
         connection.bind((0, 0))
         connection.settimeout(5.0)
         for delay in delays:
-            # Trains of packets are taken apart only where each packet has its own fate.
-            segment = delay.loss > 0 or delay.jitter_ns > 0
-            for message in netlink.configure(delay.queue, limit=delay.limit, segment=segment):
-                connection.send(message)
-                _expect_done(connection.recv(4096))
+            connection.send(netlink.take(delay.queue))
+            while (code := netlink.answer(connection.recv(4096))) is None:
+                pass  # a packet that is there before all is set up: it waits, like those to come
+            if code:
+                raise OSError(code, os.strerror(code))
+            configure(connection, delay)
     except OSError as error:
         raise EnvironmentFault(
             f"the kernel gives no NFQUEUE to this process: {error}",
@@ -217,10 +284,11 @@ def bind(delays: Sequence[Delay]) -> socket.socket:
     return connection
 
 
-def _expect_done(reply: bytes) -> None:
-    (code,) = struct.unpack_from("=i", reply, 16)
-    if code:
-        raise OSError(-code, os.strerror(-code))
+def configure(connection: socket.socket, delay: Delay) -> None:
+    """Set a queue that is ours for a path. Raises OSError."""
+    # Trains of packets are taken apart only where each packet has its own fate.
+    segment = delay.path is not None and own_fate(delay.path)
+    connection.send(netlink.configure(delay.queue, limit=delay.limit, segment=segment))
 
 
 def read_back(line: DelayLine) -> None:

@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import secrets
 import socket
-import statistics
 import struct
 import time
 from collections.abc import Sequence
@@ -29,11 +28,12 @@ from typing import Final
 from node.config import PathSpec, PeerLink
 from node.core.ids import NodeId
 from node.core.signals import LinkReading
-from node.links import ping, schedule
+from node.links import estimate, ping, schedule
 from node.units import MILLISECOND, SECOND, Nanos
 
 REQUEST: Final = struct.Struct("!4sB3xQQQ")
-"""Magic, kind, ramp and window in ns, token; a report: magic, kind, packets, bytes, elapsed ns."""
+"""Magic, kind, ramp and window in ns, token; a report: magic, kind, packets, bytes, elapsed ns.
+Of counted packets: those that came, and those that came once more."""
 DATAGRAM: Final = struct.Struct("!4sB3xQI")
 """Magic, kind, token, number; anything may follow."""
 MAGIC: Final = b"pbm1"
@@ -105,9 +105,15 @@ class _Count:
     """Which numbered packets arrived."""
 
     seen: bytearray = field(default_factory=lambda: bytearray(MAX_COUNT))
+    again: int = 0
+
+    def arrive(self, number: int) -> None:
+        if number < MAX_COUNT:
+            self.again += self.seen[number]
+            self.seen[number] = 1
 
     def report(self) -> bytes:
-        return REQUEST.pack(MAGIC, END, self.seen.count(1), 0, 0)
+        return REQUEST.pack(MAGIC, END, self.seen.count(1), self.again, 0)
 
 
 class ProbeServer:
@@ -170,8 +176,8 @@ class ProbeServer:
             session = self._sessions.get(token)
             if isinstance(session, Tally):
                 session.arrive(len(data), now=now)
-            elif session is not None and number < MAX_COUNT:
-                session.seen[number] = 1
+            elif session is not None:
+                session.arrive(number)
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -267,7 +273,8 @@ async def measure(
     """Measure the path to a peer, one thing after the other.
 
     Args:
-        measures: of `rtt`, `rate`, `loss`; `loss` is skipped on a path without.
+        measures: of `rtt`, `rate`, `loss`; `loss` is skipped on a path without, which is also one
+            that sends nothing twice.
         deadline: seconds that it may take in all.
     Returns:
         What could be measured, with the reason in `error` if that is not all.
@@ -280,15 +287,16 @@ async def measure(
     try:
         async with asyncio.timeout(deadline):
             if "rtt" in measures:
-                reading = replace(reading, rtt_ns=await measure_rtt(address, path, back))
+                rtt, jitter = await measure_rtt(address, path, back)
+                reading = replace(reading, rtt_ns=rtt, jitter_ns=jitter)
             if "rate" in measures:
-                transport = "udp" if path.loss > 0 else "tcp"
-                rate = _train if path.loss > 0 else _bulk
+                transport = "udp" if schedule.scattered(path) else "tcp"
+                rate = _train if transport == "udp" else _bulk
                 goodput = await rate(address, path, back)
                 reading = replace(reading, goodput_bps=goodput, transport=transport)
-            if "loss" in measures and path.loss > 0:
-                loss, packets = await _count(address, path)
-                reading = replace(reading, loss=loss, loss_packets=packets)
+            if "loss" in measures and schedule.counted(path):
+                loss, twice, packets = await _count(address, path)
+                reading = replace(reading, loss=loss, duplicate=twice, loss_packets=packets)
     except TimeoutError:
         return replace(reading, error=f"no end within {deadline:g} s")
     except (OSError, ProbeError) as error:
@@ -296,21 +304,28 @@ async def measure(
     return reading
 
 
-async def measure_rtt(address: tuple[str, int], path: PathSpec, back: PathSpec) -> Nanos:
-    """The median. Raises ProbeError when next to nothing comes back, OSError."""
+async def measure_rtt(
+    address: tuple[str, int], path: PathSpec, back: PathSpec
+) -> tuple[Nanos, Nanos | None]:
+    """(median, standard deviation where there is jitter) of the round trips.
+
+    Raises ProbeError when next to nothing comes back, OSError.
+    """
     jitter = path.jitter_ns + back.jitter_ns
+    count, every_ns = schedule.pings(path, back)
     trips = await ping.round_trips(
         address,
-        count=schedule.PINGS,
-        # Packets with jitter keep their order, so close ones would push each other back.
-        every_ns=max(schedule.PING_EVERY_NS, min(4 * jitter, 10 * schedule.PING_EVERY_NS)),
+        count=count,
+        every_ns=every_ns,
         patience_ns=2 * schedule.round_trip_ns(path, back) + 4 * jitter + SECOND // 2,
         datagram=struct.Struct("!QI"),
         head=DATAGRAM.pack(MAGIC, ECHO, 0, 0)[:8],
     )
     if len(trips) < MIN_REPLIES:
-        raise ProbeError(f"{len(trips)} of {schedule.PINGS} echoes came back")
-    return round(statistics.median(trips))
+        raise ProbeError(f"{len(trips)} of {count} echoes came back")
+    reordered = 1 - (1 - path.reorder) * (1 - back.reorder)
+    deviation = estimate.deviation(trips) if jitter else None
+    return estimate.median(trips, early=reordered), deviation
 
 
 async def _bulk(address: tuple[str, int], path: PathSpec, back: PathSpec) -> float:
@@ -342,7 +357,7 @@ async def _train(address: tuple[str, int], path: PathSpec, back: PathSpec) -> fl
     window = schedule.window_ns(path)
     ramp = 100 * MILLISECOND + schedule.round_trip_ns(path, back)
     # Netem loses packets before it counts them, so what it lets through must still be enough.
-    overdrive = TRAIN_OVERDRIVE / (1 - min(path.loss, MAX_TRAIN_LOSS))
+    overdrive = TRAIN_OVERDRIVE / (1 - min(path.loss_rate, MAX_TRAIN_LOSS))
     pace = overdrive * (path.rate_bps or schedule.BUDGET_BPS) / (8 * TRAIN_PAYLOAD)
     lasts_s = (1.2 * (ramp + window)) / SECOND
     with _new_socket(socket.SOCK_STREAM) as connection:
@@ -354,8 +369,8 @@ async def _train(address: tuple[str, int], path: PathSpec, back: PathSpec) -> fl
         return _rate(await _report(connection))
 
 
-async def _count(address: tuple[str, int], path: PathSpec) -> tuple[float, int]:
-    """Share of small packets lost, and of how many."""
+async def _count(address: tuple[str, int], path: PathSpec) -> tuple[float, float, int]:
+    """Shares of small packets that were lost and that came twice, and of how many."""
     count, pace = schedule.loss_pace(path)
     with _new_socket(socket.SOCK_STREAM) as connection:
         token = await _open(connection, address, COUNT)
@@ -364,8 +379,8 @@ async def _count(address: tuple[str, int], path: PathSpec) -> tuple[float, int]:
         )
         await asyncio.sleep((path.delay_ns + 4 * path.jitter_ns) / SECOND + 0.1)
         await _ask(connection, END)
-        _, arrived, _, _ = await _report(connection)
-        return 1 - min(arrived, sent) / sent, sent
+        _, arrived, again, _ = await _report(connection)
+        return 1 - min(arrived, sent) / sent, min(again, sent) / sent, sent
 
 
 async def _send_paced(

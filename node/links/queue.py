@@ -10,7 +10,7 @@ once, not both one after the other.
 
 Rates are those of the wire: each frame is charged Ethernet, IP and TCP headers for every segment of
 1448 bytes, so that goodput is 0.956 of the rate, as on a shaped interface. Nothing is ever
-delivered out of order on a path. Loss is drawn for each segment:
+delivered out of order on a path. Loss is drawn for each segment, in bursts where the path has them:
 
 - `DATAGRAM`: a frame with a lost segment is lost; it still comes out, marked, in its turn.
 - `RELIABLE`: it comes later, as if TCP had sent the segment again: one round trip more for the
@@ -32,13 +32,14 @@ from node.config import LinksConfig, PathSpec
 from node.core.ids import NodeId
 from node.core.messages import Delivery
 from node.core.rng import stream
+from node.links.impair import lose, loss_chain
 from node.units import MILLISECOND, SECOND, Nanos
 
 SEGMENT: Final = 1448
 """Payload bytes of a full TCP segment: MTU 1500, timestamps on."""
 OVERHEAD: Final = 66
 """Ethernet, IP and TCP headers of a segment."""
-_RETRANSMIT: Final = 200 * MILLISECOND
+RETRANSMIT: Final = 200 * MILLISECOND
 """Linux's least retransmission time-out."""
 _TRIES: Final = 8
 """Losses in a row of one segment that are told apart: the last would come after half a minute."""
@@ -91,6 +92,8 @@ class Delivered:
     due: Nanos
     item: Any
     lost: bool
+    size: int = 0
+    delivery: Delivery = Delivery.RELIABLE
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,6 +130,8 @@ class LinkQueue:
     _flying: deque[Delivered] = field(default_factory=deque)
     _free_at: Nanos = 0
     _last_due: Nanos = 0
+    _bad: bool = False
+    """The state of the path's losses in bursts."""
     served_at: Nanos = -1
     """When a frame was served last; -1 before the first."""
 
@@ -201,7 +206,15 @@ class LinkQueue:
         if self.spec.jitter_ns:
             flight += max(-flight, round(self.rng.normal(0.0, self.spec.jitter_ns)))
         self._last_due = max(self._last_due, at + flight)
-        self._flying.append(Delivered(due=self._last_due, item=frame.item, lost=frame.lost))
+        self._flying.append(
+            Delivered(
+                due=self._last_due,
+                item=frame.item,
+                lost=frame.lost,
+                size=frame.size,
+                delivery=frame.delivery,
+            )
+        )
 
     @property
     def due_at(self) -> Nanos | None:
@@ -213,24 +226,46 @@ class LinkQueue:
         self.counters.frames_out += 1
         return self._flying.popleft()
 
+    def empty(self) -> list[tuple[int, Delivery, Any]]:
+        """Take out all that is under way, served or not: size, delivery, item, in its order."""
+        taken = [(frame.size, frame.delivery, frame.item) for frame in self._flying]
+        taken += [(frame.size, frame.delivery, frame.item) for frame in self._backlog]
+        self._flying.clear()
+        self._backlog.clear()
+        return taken
+
     def __len__(self) -> int:
         return len(self._backlog) + len(self._flying)
 
     def _losses(self, frame: _Frame) -> tuple[bool, Nanos, int]:
         """Whether the frame is lost; else what loss costs it in time, and in copies of segments."""
-        if not self.spec.loss:
-            return False, 0, 0
-        lost = int(self.rng.binomial(segments(frame.size), self.spec.loss))
-        if frame.delivery is Delivery.DATAGRAM or not lost:
-            return lost > 0, 0, 0
-        # How often each of them is lost in a row; certain loss would never end.
-        times = np.minimum(self.rng.geometric(max(1e-9, 1 - self.spec.loss), size=lost), _TRIES)
+        rounds = self._lost_in_rounds(segments(frame.size), once=frame.delivery)
+        if frame.delivery is Delivery.DATAGRAM or not rounds:
+            return bool(rounds), 0, 0
         round_trip = self.round_trip_ns
         if round_trip is None:
             round_trip = 2 * self.spec.delay_ns
-        worst = int(times.max())
-        timeouts = max(_RETRANSMIT, round_trip) * (2 ** (worst - 1) - 1)
-        return False, round_trip + timeouts, int(times.sum())
+        timeouts = max(RETRANSMIT, round_trip) * (2 ** (len(rounds) - 1) - 1)
+        return False, round_trip + timeouts, sum(rounds)
+
+    def _lost_in_rounds(self, count: int, *, once: Delivery) -> list[int]:
+        """How many of so many segments are lost, how many of their copies, of those copies, ...
+
+        Nothing more after the first round of a datagram; certain loss ends after `_TRIES`.
+        """
+        loss, chain = self.spec.loss, loss_chain(self.spec)
+        rounds: list[int] = []
+        while (loss or chain) and count and len(rounds) < _TRIES:
+            if chain is None:
+                count = int(self.rng.binomial(count, loss))
+            else:
+                lost, self._bad = lose(chain, bad=self._bad, count=count, draw=self.rng.random)
+                count = len(lost)
+            if count:
+                rounds.append(count)
+            if once is Delivery.DATAGRAM:
+                break
+        return rounds
 
 
 class LinkSet:

@@ -1,8 +1,9 @@
 """Which paths are measured when, and for how long (pure).
 
-In one slot a node sends to one other at most and receives from one at most, so no two transfers
-share an access link, and together they stay below what two cores can push through bridges and
-queues. Round trips take next to nothing and are probed for many pairs at once, before the rest.
+In one slot a node sends to one other at most and receives from one at most, and no two paths cross
+one shared link, so no two transfers share a link; together they stay below what two cores can push
+through bridges and queues. Round trips take next to nothing and are probed for many pairs at once,
+before the rest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ BUDGET_BPS: Final = 800_000_000
 """Sum of the rates measured at the same time."""
 
 PINGS: Final = 30
+JITTER_PINGS: Final = 120
+"""Where the deviation is to be known, too: to 6.5 % of itself."""
 PING_EVERY_NS: Final = 10 * MILLISECOND
 PING_PAIRS: Final = 64
 """Pairs whose round trips are probed at once: 13,000 packets/s in all."""
@@ -70,6 +73,27 @@ def round_trip_ns(out: PathSpec, back: PathSpec) -> Nanos:
     return out.delay_ns + back.delay_ns
 
 
+def pings(out: PathSpec, back: PathSpec) -> tuple[int, Nanos]:
+    """(how many, how far apart) to know the round trip, and its jitter where there is any.
+
+    Packets with jitter keep their order, so close ones would push each other back.
+    """
+    if not (out.jitter_ns or back.jitter_ns):
+        return PINGS, PING_EVERY_NS
+    apart = 4 * (out.jitter_ns + back.jitter_ns)
+    return JITTER_PINGS, max(PING_EVERY_NS, min(apart, 10 * PING_EVERY_NS))
+
+
+def counted(path: PathSpec) -> bool:
+    """Whether packets are to be counted one by one: some are lost, or come twice."""
+    return bool(path.loss_rate or path.duplicate or path.corrupt)
+
+
+def scattered(path: PathSpec) -> bool:
+    """Whether TCP might not fill the path by itself, so that datagrams tell its rate."""
+    return counted(path) or path.reorder > 0 or (path.jitter_ns > 0 and not path.ordered)
+
+
 def ramp_ns(out: PathSpec, back: PathSpec) -> Nanos:
     """Until TCP fills the path: it doubles what is under way every round trip (measured: up to
     1.5 s at 50 Mbit/s and 200 ms)."""
@@ -105,7 +129,9 @@ def _rtt_slots(pairs: Sequence[ExpectedPair]) -> Iterator[Slot]:
         yield Slot(
             pairs=tuple((p.source, p.target) for p in group),
             measures=("rtt",),
-            expected_ns=PINGS * PING_EVERY_NS + 2 * longest + SETTLE_NS,
+            expected_ns=max(math.prod(pings(p.out, p.back)) for p in group)
+            + 2 * longest
+            + SETTLE_NS,
         )
 
 
@@ -117,11 +143,13 @@ class _Open:
     sources: set[NodeId]
     targets: set[NodeId]
     bps: int
+    shared: set[str]
 
     def takes(self, pair: ExpectedPair, *, budget_bps: int) -> bool:
         return (
             pair.source not in self.sources
             and pair.target not in self.targets
+            and self.shared.isdisjoint(pair.shared)
             and self.bps + (pair.out.rate_bps or 0) <= budget_bps
         )
 
@@ -130,7 +158,7 @@ def _bulk_slots(pairs: Sequence[ExpectedPair], *, budget_bps: int) -> Iterator[S
     """First fit in the order of a round robin: n - 1 slots for all pairs of n nodes."""
     names = sorted({name for pair in pairs for name in (pair.source, pair.target)})
     place = {name: i for i, name in enumerate(names)}
-    judged = [p for p in pairs if p.out.rate_bps is not None or p.out.loss > 0]
+    judged = [p for p in pairs if p.out.rate_bps is not None or counted(p.out)]
     judged.sort(
         key=lambda p: ((place[p.target] - place[p.source]) % len(names), _bulk_ns(p), p.source)
     )
@@ -138,14 +166,15 @@ def _bulk_slots(pairs: Sequence[ExpectedPair], *, budget_bps: int) -> Iterator[S
     for pair in judged:
         slot = next((s for s in slots if s.takes(pair, budget_bps=budget_bps)), None)
         if slot is None:  # also for a path that alone is above the budget
-            slot = _Open([], set(), set(), 0)
+            slot = _Open([], set(), set(), 0, set())
             slots.append(slot)
         slot.pairs.append(pair)
         slot.sources.add(pair.source)
         slot.targets.add(pair.target)
         slot.bps += pair.out.rate_bps or 0
+        slot.shared.update(pair.shared)
     for slot in slots:
-        lossy = any(pair.out.loss > 0 for pair in slot.pairs)
+        lossy = any(counted(pair.out) for pair in slot.pairs)
         yield Slot(
             pairs=tuple((pair.source, pair.target) for pair in slot.pairs),
             measures=("rate", "loss") if lossy else ("rate",),
@@ -158,7 +187,7 @@ def _bulk_ns(pair: ExpectedPair) -> Nanos:
     total = 0
     if pair.out.rate_bps is not None:
         total += ramp_ns(pair.out, pair.back) + window_ns(pair.out) + 2 * trip + SETTLE_NS
-    if pair.out.loss > 0:
+    if counted(pair.out):
         packets, pace = loss_pace(pair.out)
         total += packets * SECOND // pace + 4 * trip + SETTLE_NS
     return total

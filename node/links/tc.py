@@ -18,8 +18,10 @@ from typing import Any, Final
 
 from node.core.ids import NodeId
 from node.errors import EnvironmentFault
-from node.links.tc_plan import CHAIN, DROP, IFB, UNLIMITED_BPS, Argv, Delay, Leaf, LinkCommands
-from node.units import MILLISECOND, SECOND
+from node.links import read_netem, rules
+from node.links.sizes import UNLIMITED_BPS
+from node.links.tc_plan import IFB, Leaf, LinkCommands
+from node.links.tree import DROP, NOTHING, Argv
 
 TIMEOUT_S: Final = 30.0
 _FAILED_LINE = re.compile(r"(?:Command failed -:|line )(\d+)")
@@ -27,8 +29,6 @@ _CLASS = re.compile(r"class htb (?P<classid>\S+) .*?rate (?P<rate>\S+) ceil (?P<
 _UNITS: Final = {"bit": 1, "Kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9, "Tbit": 10**12}
 _RATE_PRECISION: Final = 0.001
 """tc prints at least four digits of a rate."""
-_NETEM_PRECISION_NS: Final = 1000
-_LOSS_PRECISION: Final = 1e-6
 
 
 def apply(plan: LinkCommands, *, iptables: str = "iptables") -> None:
@@ -56,10 +56,11 @@ def teardown(device: str, *, iptables: str | None = "iptables") -> None:
             output(["tc", "qdisc", "del", "dev", device, "ingress"])
     if any(link.get("ifname") == IFB for link in _show_json(["ip", "-j", "link", "show"])):
         output(["ip", "link", "del", IFB])
-    if iptables is not None and CHAIN in output([iptables, "-S"]):
-        output([iptables, "-D", "INPUT", "-i", device, "-j", CHAIN])
-        output([iptables, "-F", CHAIN])
-        output([iptables, "-X", CHAIN])
+    if iptables is not None:
+        text = rules.removal(device, listing=output([iptables, "-S"]))
+        if text is not None:
+            done = run([f"{iptables}-restore", "--noflush"], text=text)
+            _expect(done.returncode == 0, f"iptables-restore: {done.stderr.strip()}")
 
 
 def device_of(host: str) -> str:
@@ -98,8 +99,8 @@ def read_back(
         leaves = [leaf for leaf in plan.leaves if leaf.device == device]
         applied |= _read_tree(device, leaves)
     _check_redirect(plan.device)
-    if plan.delays:
-        _check_rules(plan.device, plan.delays, iptables=iptables)
+    if plan.queues:
+        _check_rules(plan, iptables=iptables)
     return applied
 
 
@@ -124,44 +125,38 @@ def _read_tree(device: str, leaves: Sequence[Leaf]) -> dict[tuple[NodeId, str], 
         _expect(rate is not None, f"{where}: class {leaf.classid} is missing")
         asked = leaf.rate_bps
         _expect(
-            abs((rate or 0) - asked) <= max(8, asked * _RATE_PRECISION),
+            same_rate(rate or 0, asked) or (leaf.varies and (rate or 0) < asked),
             f"{where}: the rate is {rate} bit/s, asked was {asked}",
         )
         _expect(
             flows.get(leaf.host) == leaf.classid, f"{where}: {leaf.host} is not led to its class"
         )
-        netem = _read_netem(leaf, by_parent.get(leaf.classid, {}), where)
+        netem = _read_queue(leaf, by_parent.get(leaf.classid, {}), where)
+        if leaf.queue == NOTHING:
+            continue
         applied[leaf.peer, "into" if device == IFB else "out"] = Applied(
             rate_bps=rate if asked < UNLIMITED_BPS else None, **netem
         )
     return applied
 
 
-def _read_netem(leaf: Leaf, qdisc: Mapping[str, Any], where: str) -> dict[str, float]:
+def same_rate(seen: int, asked: int) -> bool:
+    """Whether a rate that tc printed is the one asked for, as far as its digits tell."""
+    return abs(seen - asked) <= max(8, asked * _RATE_PRECISION)
+
+
+def _read_queue(leaf: Leaf, qdisc: Mapping[str, Any], where: str) -> dict[str, float]:
+    kind = leaf.queue[0]
+    _expect(qdisc.get("kind") == kind, f"{where}: its queue is {qdisc.get('kind')}, not {kind}")
+    if leaf.queue == NOTHING:
+        limit = qdisc.get("options", {}).get("limit")
+        _expect(limit == 0, f"{where}: {limit} packets pass, there is no path")
     if leaf.netem is None:
-        _expect(
-            qdisc.get("kind") == "bfifo", f"{where}: its queue is {qdisc.get('kind')}, not bfifo"
-        )
         return {}
-    _expect(qdisc.get("kind") == "netem", f"{where}: its queue is {qdisc.get('kind')}, not netem")
     options = qdisc.get("options", {})
-    delay = options.get("delay", {})
-    seen_delay = float(delay.get("delay", 0.0))
-    seen_jitter = float(delay.get("jitter", 0.0))
-    seen_loss = float(options.get("loss-random", {}).get("loss", 0.0))
-    for name, seen_s, asked_ns in (
-        ("delay", seen_delay, leaf.netem.delay_ns),
-        ("jitter", seen_jitter, leaf.netem.jitter_ns),
-    ):
-        _expect(
-            abs(seen_s * SECOND - asked_ns) <= _NETEM_PRECISION_NS,
-            f"{where}: the {name} is {seen_s * 1000:g} ms, asked was {asked_ns / MILLISECOND:g} ms",
-        )
-    _expect(
-        abs(seen_loss - leaf.netem.loss) <= _LOSS_PRECISION,
-        f"{where}: the loss is {seen_loss:g}, asked was {leaf.netem.loss:g}",
-    )
-    return {"delay_ms": seen_delay * 1000, "jitter_ms": seen_jitter * 1000, "loss": seen_loss}
+    wrong = read_netem.difference(options, leaf.netem, limit=int(leaf.queue[2]))
+    _expect(wrong is None, f"{where}: {wrong}")
+    return read_netem.in_force(options)
 
 
 def _classes(text: str) -> Iterator[tuple[str, int]]:
@@ -199,12 +194,23 @@ def _check_redirect(device: str) -> None:
     )
 
 
-def _check_rules(device: str, delays: Sequence[Delay], *, iptables: str) -> None:
-    rules = set(output([iptables, "-S"]).splitlines())
-    wanted = [f"-A INPUT -i {device} -j {CHAIN}"]
-    wanted += [f"-A {CHAIN} -s {d.host}/32 -j NFQUEUE --queue-num {d.queue}" for d in delays]
-    for rule in wanted:
-        _expect(rule in rules, f"the iptables rule is missing: {rule}")
+def _check_rules(plan: LinkCommands, *, iptables: str) -> None:
+    there = output([iptables, "-S"])
+    port = plan.trees[1].exchange
+    lacking = rules.missing(there, plan.device, plan.queues, control_port=port)
+    _expect(lacking is None, f"the iptables rule is missing: {lacking}")
+
+
+def replace_rules(plan: LinkCommands, *, iptables: str) -> None:
+    """Hand the packets of exactly the plan's sources to their queues. Raises EnvironmentFault."""
+    listing, port = output([iptables, "-S"]), plan.trees[1].exchange
+    if rules.CHAIN in rules.chains(listing):
+        text = rules.replacement(plan.queues, listing=listing, control_port=port)
+        done = run([f"{iptables}-restore", "--noflush"], text=text)
+        _expect(done.returncode == 0, f"iptables-restore: {done.stderr.strip()}")
+    else:
+        commands = list(rules.commands(plan.device, plan.queues, control_port=port))
+        _batch([f"{iptables}-restore", "--noflush"], commands, start="*filter", end="COMMIT")
 
 
 def statistics(plan: LinkCommands) -> dict[str, dict[str, int]]:

@@ -1,4 +1,6 @@
-"""Run benchmarks and print their figures: `scripts/bench [NAME ...] [--json] [--write]`.
+"""Run benchmarks and print their figures: `scripts/bench [NAME ...] [--json]`.
+
+`links` stands for all whose names begin with `links-`.
 
 Each module beside this one offers `BENCHES`: name -> function that returns `Row`s. Absolute times
 depend on the machine; what is claimed are the ratios to a plain baseline of the same run.
@@ -47,11 +49,15 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(benches))
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
-    if unknown := sorted(set(options.names) - set(benches)):
-        parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(benches)}")
+    wanted: list[str] = []
+    for asked in options.names:
+        found = [name for name in benches if name == asked or name.startswith(f"{asked}-")]
+        if not found:
+            parser.error(f"no benchmark named {asked}; there are: {', '.join(benches)}")
+        wanted += found
     results: dict[str, list[Row]] = {}
     failed = []
-    for name in options.names or benches:
+    for name in wanted or benches:
         begin = time.monotonic()
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:

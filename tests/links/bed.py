@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +31,18 @@ from node.config import (
 )
 from node.core.ids import NodeId
 from node.core.signals import LinkReading
-from node.links.report import PairReport, judge
+from node.links.report import KERNEL, PairReport, judge
 from node.units import SECOND
 from tests.links.netns import NETWORK, Host, network, wait_until
 
 Paths = Callable[[Host, Host], PathSpec | None]
+Adapt = Callable[[Host, LinksConfig], LinksConfig]
+"""From the links that a host has by default to those that it shall have."""
+RELAY = ("bash", "-c", "exec cat >&$PEERBED_AGENT_FD")
+"""A node process that hands its standard input on to the agent as orders."""
 PORT = 7000
+TOLERANCE = float(os.environ.get("PEERBED_TOLERANCE", "1"))
+"""How much more room figures have here: a machine that is emulated itself is given 3."""
 NOWHERE = f"{NETWORK}.250"
 """The coordinator's address where a test has no use for one."""
 
@@ -74,6 +81,7 @@ class Bed:
     path: Paths
     access_bps: int | None
     emulator: Emulator
+    adapt: Adapt
     agents: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     probes: dict[str, Probe] = field(default_factory=dict)
 
@@ -96,11 +104,14 @@ class Bed:
             port=PORT,
             coordinator_host=self.strangers[0].address if self.strangers else NOWHERE,
             coordinator_port=PORT,
-            links=LinksConfig(
-                emulator=self.emulator,
-                up=link,
-                down=link,
-                peers=tuple(self.peer(me, other) for other in self.hosts if other is not me),
+            links=self.adapt(
+                me,
+                LinksConfig(
+                    emulator=self.emulator,
+                    up=link,
+                    down=link,
+                    peers=tuple(self.peer(me, other) for other in self.hosts if other is not me),
+                ),
             ),
             algorithm=AlgorithmConfig(name="none"),
             training=TrainingConfig(),
@@ -136,6 +147,29 @@ class Bed:
         )
         return process
 
+    def order(self, host: Host, **order: Any) -> None:
+        """Tell a host's agent something, as its node process would (its child is `RELAY`)."""
+        pipe = self.agents[host.name].stdin
+        assert pipe is not None
+        pipe.write(json.dumps(order) + "\n")
+        pipe.flush()
+
+    def begin(self, *, in_s: float = 0.3) -> float:
+        """Let the run clock of all hosts start shortly; when that is, on the monotonic clock."""
+        start = time.time_ns() + round(in_s * SECOND)
+        for host in self.hosts:
+            self.order(host, start=start)
+        return time.monotonic() + (start - time.time_ns()) / SECOND
+
+    def changes(self, host: Host, count: int, *, seconds: float = 10.0) -> list[dict[str, Any]]:
+        """The first changes that a host's agent has recorded, waited for."""
+        wait_until(
+            lambda: len(self.events(host, "link")) >= count,
+            seconds=seconds,
+            what=f"{host.name} has not recorded {count} changes",
+        )
+        return self.events(host, "link")[:count]
+
     def state(self, host: Host) -> dict[str, Any]:
         """What the host's agent wrote to links.json."""
         found: dict[str, Any] = json.loads((self.folder / host.name / "links.json").read_text())
@@ -143,7 +177,8 @@ class Bed:
 
     def events(self, host: Host, kind: str) -> list[dict[str, Any]]:
         """What the host's agent recorded."""
-        text = (self.results / "nodes" / f"{host.name}.jsonl").read_text()
+        path = self.results / "nodes" / f"{host.name}.jsonl"
+        text = path.read_text() if path.exists() else ""
         return [e for e in map(json.loads, text.splitlines()) if e["kind"] == kind]
 
     def probe(self, host: Host) -> Probe:
@@ -175,7 +210,13 @@ class Bed:
         )
         for _ in range(tries):
             reading = self.measure(me, other, *measures)
-            report = judge(expected, reading, None, emulator=self.emulator)
+            report = judge(
+                expected,
+                reading,
+                None,
+                emulator=self.emulator,
+                tolerance=KERNEL.times(TOLERANCE),
+            )
             if report.ok:
                 break
         return report
@@ -198,12 +239,16 @@ def bed(
     emulator: Emulator = Emulator.AUTO,
     strangers: int = 0,
     agents: bool = True,
+    adapt: Adapt = lambda _, links: links,
+    child: Sequence[str] = ("sleep", "600"),
 ) -> Iterator[Bed]:
     """A bed whose agents run; everything ends and goes with it.
 
     Args:
         path: one for all pairs, or a function of the two ends.
         access_bps: rate of every host's up and down link.
+        adapt: what else is different, per host.
+        child: the agents' node process.
     """
     folder = Path(tempfile.mkdtemp(prefix="peerbed-links-"))
     folder.chmod(0o755)
@@ -216,9 +261,10 @@ def bed(
                 path=path if callable(path) else lambda _a, _b: path,
                 access_bps=access_bps,
                 emulator=emulator,
+                adapt=adapt,
             )
             for host in made.hosts if agents else ():
-                agent = made.start_agent(host)
+                agent = made.start_agent(host, child=child)
                 if agent.poll() is not None:
                     raise AssertionError(f"the agent of {host.name}: {agent.communicate()[1]}")
             yield made

@@ -1,4 +1,8 @@
-"""These tests need root, namespaces and tc; with PEERBED_REQUIRE_LINKS=1 a lack of them fails."""
+"""These tests need root, namespaces and tc.
+
+With PEERBED_REQUIRE_LINKS=1 a lack of them fails, with PEERBED_REQUIRE_NETEM=1 a kernel without
+netem does: in the guest of scripts/netem-vm, no netem case is skipped unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import pytest
 
 from node.config import Emulator
 from node.links.kernel import Capabilities
+from tests.links.bed import TOLERANCE
 from tests.links.netns import ROOT, why_not
 
 _PROBE = "import json; from node.links import kernel; print(json.dumps(kernel.probe().as_dict()))"
@@ -38,7 +43,15 @@ def able(_namespaces: None) -> Capabilities:
     found = Capabilities(**json.loads(done.stdout))
     if os.environ.get("PEERBED_REQUIRE_LINKS") == "1" and not (found.netem or found.nfqueue):
         pytest.fail("PEERBED_REQUIRE_LINKS=1, but this kernel has neither netem nor NFQUEUE")
+    if os.environ.get("PEERBED_REQUIRE_NETEM") == "1" and not found.netem:
+        pytest.fail("PEERBED_REQUIRE_NETEM=1, but this kernel has no netem")
     return found
+
+
+@pytest.fixture(scope="session")
+def tolerance() -> float:
+    """How much more room figures have on this machine: PEERBED_TOLERANCE."""
+    return TOLERANCE
 
 
 @pytest.fixture(params=[Emulator.NETEM, Emulator.NFQUEUE], ids=lambda e: str(e.value))

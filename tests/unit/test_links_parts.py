@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import Emulator
-from node.errors import EnvironmentFault
+from node.config import Emulator, LinksConfig, PathSpec, PeerLink
+from node.core.ids import NodeId
+from node.errors import ConfigError, EnvironmentFault
 from node.links import netlink
-from node.links.kernel import Capabilities, choose
+from node.links.kernel import Capabilities, choose, settle
 from node.links.probes import REQUEST, Tally, steady
 from node.links.tc import parse_rate
 from node.links.timer import Timer
@@ -22,7 +23,9 @@ from node.units import MILLISECOND, SECOND
 
 
 def able(**changes: object) -> Capabilities:
-    whole = dict.fromkeys(("ifb", "htb", "u32", "redirect", "netem", "nfqueue"), True)
+    whole = dict.fromkeys(
+        ("ifb", "htb", "u32", "redirect", "netem", "netem_duplicate", "nfqueue"), True
+    )
     return Capabilities(**{"iptables": "iptables", **whole, **changes})  # type: ignore[arg-type]
 
 
@@ -47,6 +50,28 @@ def test_what_is_asked_for_and_missing_is_a_fault_with_a_remedy(
     with pytest.raises(EnvironmentFault) as fault:
         choose(asked, able(**lacking))
     assert remedy in str(fault.value)
+
+
+def one_peer(path: PathSpec, *, emulator: Emulator = Emulator.AUTO) -> LinksConfig:
+    peers = [
+        PeerLink(name=NodeId(name), host=f"10.0.0.{i}", port=7000, out=path, into=path)
+        for i, name in enumerate("bc", start=2)
+    ]
+    return LinksConfig(emulator=emulator, peers=tuple(peers))
+
+
+def test_an_emulator_is_taken_only_if_it_can_do_all_that_is_asked_for() -> None:
+    twice = PathSpec(rate_bps=10**7, delay_ns=MILLISECOND, duplicate=0.1)
+    me = NodeId("a")
+    assert settle(one_peer(twice), able(), me=me) is Emulator.NETEM
+    assert settle(one_peer(PathSpec()), able(netem=False), me=me) is Emulator.NFQUEUE
+    with pytest.raises(EnvironmentFault, match=r"`duplicate` cannot.*`nfqueue`.*no netem") as fault:
+        settle(one_peer(twice), able(netem=False), me=me)
+    assert "modprobe sch_netem" in str(fault.value)
+    with pytest.raises(ConfigError, match="the path from a to b: `duplicate` cannot"):
+        settle(one_peer(twice, emulator=Emulator.NFQUEUE), able(), me=me)
+    with pytest.raises(EnvironmentFault, match="sends packets twice beside others"):
+        settle(one_peer(twice), able(netem_duplicate=False), me=me)
 
 
 def test_rates_as_tc_prints_them() -> None:
@@ -89,7 +114,36 @@ def test_notices_are_read_whatever_else_is_in_them(extra: bytes) -> None:
         kernel.send(notice(queue=4, packet=1, extra=extra, stamp=None))
         error = struct.pack("=IHHIIi", 36, 2, 0, 0, 0, -2) + bytes(16)
         kernel.send(error)
-        assert notices.read() == [(3, 9, 5 * SECOND + 7000), (4, 1, 0)]
+        first = 5 * SECOND + 7000
+        assert sorted(notices.read()) == [(3, 9, 9, first, first), (4, 1, 1, 0, 0)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 7, 255, 256, 0xDFFF]), st.booleans()), max_size=60),
+    st.booleans(),
+)
+def test_notices_of_each_queue_come_together(sent: list[tuple[int, bool]], shifted: bool) -> None:
+    """From first to last number, with the times of those two, whatever is mixed in between."""
+    import socket
+
+    extra = struct.pack("=HHI", 8, 5, 2) if shifted else b""
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, kernel:
+        kernel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        notices = netlink.Notices(ours.fileno())
+        expected: dict[int, list[tuple[int, int]]] = {}
+        for time_us, (queue, error) in enumerate(sent):
+            if error:
+                kernel.send(struct.pack("=IHHIIi", 36, 2, 0, 0, 0, -2) + bytes(16))
+                continue
+            numbers = expected.setdefault(queue, [])
+            numbers.append((len(numbers) + 1, SECOND + time_us * 1000))
+            kernel.send(notice(queue=queue, packet=len(numbers), extra=extra, stamp=(1, time_us)))
+        read = sorted(notices.read()) if sent else []
+        assert read == [
+            (queue, numbers[0][0], numbers[-1][0], numbers[0][1], numbers[-1][1])
+            for queue, numbers in sorted(expected.items())
+        ]
 
 
 @given(st.integers(1, 10**6), st.lists(st.integers(0, 30 * MILLISECOND), min_size=50, max_size=50))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from node.config import ExpectedPair, PathSpec
 from node.core.ids import NodeId
 from node.links.schedule import BUDGET_BPS, Slot, loss_pace, ramp_ns, schedule, window_ns
-from node.links.tc_plan import netem_packets
+from node.links.sizes import netem_packets
 from node.units import MILLISECOND, SECOND
 
 path_specs = st.builds(
@@ -86,6 +86,20 @@ def test_counting_losses_overflows_no_queue(rate: int, delay: int) -> None:
     assert count >= 2000
     assert pace == 50 or pace * 64 * 8 <= rate
     assert pace == 50 or pace * delay / SECOND <= netem_packets(path, rtt_ns=2 * delay)
+
+
+def test_paths_that_share_an_interior_link_are_measured_one_after_another() -> None:
+    path = PathSpec(rate_bps=1_000_000)
+    pairs = [
+        ExpectedPair(source=NodeId(f"l{i}"), target=NodeId(f"r{i}"), out=path, back=path, shared=on)
+        for i, on in enumerate((("m",), ("m", "k"), ("k",), ()))
+    ]
+    slots = [slot for slot in schedule(pairs) if "rate" in slot.measures]
+    shared = {(p.source, p.target): set(p.shared) for p in pairs}
+    assert len(slots) == 2
+    for slot in slots:
+        crossed = [link for pair in slot.pairs for link in shared[pair]]
+        assert len(crossed) == len(set(crossed))
 
 
 def test_nothing_to_measure_takes_no_slot() -> None:

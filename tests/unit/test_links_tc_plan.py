@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 from node.config import AccessLink, Emulator, LinksConfig, PathSpec, PeerLink
 from node.core.ids import NodeId
 from node.errors import ConfigError
-from node.links.tc_plan import (
+from node.links.sizes import (
     FRAME,
-    IFB,
     LINE_PACKETS,
     UNLIMITED_BPS,
-    LinkCommands,
     gso_segments,
     line_packets,
     netem_packets,
-    plan_commands,
     queue_bytes,
 )
+from node.links.tc_plan import IFB, LinkCommands, impaired, plan_commands
 from node.units import MILLISECOND, SECOND
 
 COORDINATOR = "10.9.255.250"
@@ -71,13 +69,12 @@ def texts(of: LinkCommands) -> list[str]:
 
 
 @given(links(), emulators)
-def test_every_peer_with_a_path_has_a_class_and_a_filter_that_leads_to_it(
+def test_every_peer_has_a_class_and_a_filter_that_leads_to_it(
     config: LinksConfig, emulator: Emulator
 ) -> None:
     made = plan(config, emulator)
     commands = texts(made)
-    wanted = {(p.name, "eth0") for p in config.peers if p.out is not None}
-    wanted |= {(p.name, IFB) for p in config.peers if p.into is not None}
+    wanted = {(p.name, device) for p in config.peers for device in ("eth0", IFB)}
     assert {(leaf.peer, leaf.device) for leaf in made.leaves} == wanted
     for leaf in made.leaves:
         side = "src" if leaf.device == IFB else "dst"
@@ -86,8 +83,20 @@ def test_every_peer_with_a_path_has_a_class_and_a_filter_that_leads_to_it(
         ]
         assert led.endswith(f"flowid {leaf.classid}")
         assert f":{int(leaf.host.rsplit('.', 1)[1]):x}: match" in led
-    refused = {p.host for p in config.peers if p.out is None}
-    assert not [c for c in commands for host in refused if f"dst {host}/32" in c]
+
+
+@given(links(), emulators)
+def test_a_class_without_a_path_holds_nothing(config: LinksConfig, emulator: Emulator) -> None:
+    made = plan(config, emulator)
+    paths = {(p.name, "eth0"): p.out for p in config.peers}
+    paths |= {(p.name, IFB): p.into for p in config.peers}
+    for leaf in made.leaves:
+        (queue,) = [
+            c for c in texts(made) if f"qdisc add dev {leaf.device} parent {leaf.classid} " in c
+        ]
+        assert queue.endswith(" ".join(leaf.queue))
+        nothing = queue.endswith(": pfifo limit 0")
+        assert nothing is (paths[leaf.peer, leaf.device] is None)
 
 
 @given(links(), emulators)
@@ -133,13 +142,10 @@ def test_unmatched_traffic_is_dropped_and_arp_and_the_coordinator_are_not(
 @given(links())
 def test_the_delay_line_gets_what_netem_would_and_never_both(config: LinksConfig) -> None:
     queued, netem = plan(config), plan(config, Emulator.NETEM)
-    impaired = [
-        p.name
-        for p in config.peers
-        if p.into is not None and (p.into.delay_ns or p.into.jitter_ns or p.into.loss)
-    ]
-    assert [delay.peer for delay in queued.delays] == impaired
-    assert len({delay.queue for delay in queued.delays}) == len(impaired)
+    wanted = [p.name for p in config.peers if impaired(p.into)]
+    assert [delay.peer for delay in queued.delays] == [p.name for p in config.peers]
+    assert len({delay.queue for delay in queued.delays}) == len(config.peers)
+    assert [p.name for p in config.peers if p.host in queued.queues] == wanted
     assert not [c for c in texts(queued) if " netem " in c]
     assert netem.delays == ()
     assert not [c for c in texts(netem) if c.startswith("iptables")]
@@ -147,7 +153,7 @@ def test_the_delay_line_gets_what_netem_would_and_never_both(config: LinksConfig
         p.out is not None for p in config.peers
     )
     rules = [c for c in texts(queued) if "NFQUEUE" in c]
-    assert len(rules) == len(impaired)
+    assert len(rules) == len(wanted)
     assert not [c for c in rules if "bypass" in c]
 
 
@@ -174,7 +180,7 @@ def test_netem_arguments() -> None:
     # 24 ms at 100 Mbit/s are 1171 packets of 256 bytes; 100 ms of queue are 825 full ones.
     assert line == (
         "tc qdisc add dev eth0 parent 1:1000 handle 1000: netem limit 1996 delay 20000.500us 1000us"
-        " distribution normal loss random 0.5%"
+        " distribution normal loss random 0.5% rate 100000000000bit"
     )
 
 

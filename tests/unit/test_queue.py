@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import AccessLink, LinksConfig, PathSpec, PeerLink
+from node.config import AccessLink, Burst, LinksConfig, PathSpec, PeerLink
 from node.core.ids import NodeId
 from node.core.messages import Delivery
 from node.core.rng import stream
@@ -51,6 +51,7 @@ specs = st.builds(
     delay_ns=st.integers(0, SECOND),
     jitter_ns=st.just(0) | st.integers(0, 100 * MILLISECOND),
     loss=st.just(0.0) | st.floats(0, 0.5),
+    burst=st.none() | st.builds(Burst, enter=st.floats(0.01, 0.5), leave=st.floats(0.1, 1)),
 )
 arrivals = st.lists(
     st.tuples(
@@ -91,7 +92,7 @@ def test_links_keep_their_promises(
             taken = wire_bytes(size) * 8 * SECOND // slowest if slowest else 0
             delay = spec.delay_ns if not spec.jitter_ns else 0
             assert frame.due >= at + taken + delay, "never early"
-            assert not frame.lost or (spec.loss and delivery is Delivery.DATAGRAM)
+            assert not frame.lost or (spec.loss_rate and delivery is Delivery.DATAGRAM)
 
 
 @pytest.mark.parametrize("rate", [10**6, 20 * 10**6, 200 * 10**6])
@@ -191,6 +192,30 @@ def test_loss_of_datagrams() -> None:
     lost = sum(frame.lost for _, _, frame in drain(links))
     assert lost == pytest.approx(0.02 * 20_000, abs=4 * (0.02 * 0.98 * 20_000) ** 0.5)
     assert links.paths[A].counters.frames_lost == lost
+
+
+def test_datagrams_are_lost_in_bursts() -> None:
+    """As many as the chain loses in the long run, and as many in a row as it stays bad."""
+    burst = Burst(enter=0.01, leave=0.2)
+    links = LinkSet({A: path(PathSpec(burst=burst))})
+    for number in range(50_000):
+        links.enqueue(A, 100, now=0, delivery=Delivery.DATAGRAM, item=number)
+    lost = [frame.lost for _, _, frame in drain(links)]
+    assert sum(lost) / len(lost) == pytest.approx(burst.loss, rel=0.15)
+    runs = [len(list(run)) for gone, run in itertools.groupby(lost) if gone]
+    assert sum(runs) / len(runs) == pytest.approx(1 / burst.leave, rel=0.1)
+
+
+def test_reliable_frames_come_through_bursts_late() -> None:
+    spec = PathSpec(delay_ns=20 * MILLISECOND, burst=Burst(enter=0.02, leave=0.5))
+    links = LinkSet({A: path(spec)})
+    for number in range(500):
+        links.enqueue(A, 1448, now=number * SECOND, item=number)
+    out = drain(links)
+    assert [frame.item for _, _, frame in out] == list(range(500))
+    late = [at - frame.item * SECOND - spec.delay_ns for at, _, frame in out]
+    assert 0 < sum(delay > 0 for delay in late) < 100
+    assert min(delay for delay in late if delay) >= 2 * spec.delay_ns
 
 
 def test_loss_of_reliable_frames_is_delay_and_bytes() -> None:
