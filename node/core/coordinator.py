@@ -7,8 +7,10 @@
     stopping  --all left, or deadline--> ended
 
 A member that is lost before the start aborts the run; one that is lost later is recorded, the
-others go on, and the end says so. Every state has a deadline. `now` is Unix time in ns, advanced by
-a monotonic clock: members are told wall times, and leases are judged by this clock alone.
+others go on, and the end says so. One that was stopped on purpose (`node.core.orders`) is no error,
+nobody waits for it, and should it be started again it stays idle. Every state has a deadline. `now`
+is Unix time in ns, advanced by a monotonic clock: members are told wall times, and leases are
+judged by this clock alone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from node.core.effects import CancelTimer, Effect, Finish, Record, Send, SetTime
 from node.core.events import (
     Event,
     Failed,
+    LinksOrdered,
+    NodeOrdered,
     PeerChange,
     PeerChanged,
     Received,
@@ -31,12 +35,14 @@ from node.core.events import (
     TimerFired,
 )
 from node.core.ids import NodeId
+from node.core.orders import LinkOrders, Seat, expected, refused
 from node.core.signals import (
     Done,
     Heartbeat,
     Hello,
     Leave,
     LinkReading,
+    LinksChanged,
     LinksMeasured,
     MeasureLinks,
     Prepare,
@@ -45,6 +51,7 @@ from node.core.signals import (
     Signal,
     Start,
     Stop,
+    Underway,
     Welcome,
 )
 from node.units import MILLISECOND, SECOND, Nanos, format_duration
@@ -91,21 +98,6 @@ class Probing:
 
 
 @dataclass(slots=True)
-class _Seat:
-    """What the coordinator knows of one member."""
-
-    hello: Hello | None = None
-    ready: bool = False
-    done: Done | None = None
-    left: bool = False
-    accuracy: float | None = None
-
-    @property
-    def present(self) -> bool:
-        return self.hello is not None and not self.left
-
-
-@dataclass(slots=True)
 class _Measuring:
     """The state of link measuring."""
 
@@ -126,8 +118,11 @@ class Coordinator:
         self._config = config
         self._probing = probing
         self._phase = Phase.GATHERING
-        self._seats = {name: _Seat() for name in config.members}
+        self._seats = {name: Seat() for name in config.members}
         self._links = _Measuring()
+        self._orders = LinkOrders()
+        self._began: Nanos | None = None
+        """When the run clock stood at 0."""
         self._errors: list[str] = []
         self._reason = ""
 
@@ -147,6 +142,8 @@ class Coordinator:
                 return self._timer(key, now)
             case PeerChanged(peer=peer, change=change):
                 return self._stream_changed(peer, change, now)
+            case LinksOrdered() | NodeOrdered():
+                return self._ordered(event, now)
             case StopRequested(reason=reason):
                 return self._stop(reason, now, error=f"stopped from outside: {reason}")
             case Failed(reason=reason):
@@ -158,7 +155,7 @@ class Coordinator:
         seat = self._seats.get(sender)
         if seat is None:
             return [Send(target=sender, message=Refuse(reason=f"{sender} is not in this run"))]
-        renewed = self._renew(sender, seat, now)
+        renewed = [*self._back(sender, seat), *self._renew(sender, seat, now)]
         match signal:
             case Hello():
                 return [*renewed, *self._hello(sender, seat, signal, now)]
@@ -174,16 +171,20 @@ class Coordinator:
                 seat.done = signal
                 done = _member(sender, "done", reason=signal.reason, round=signal.round)
                 return [*renewed, done, *self._check_done(now)]
+            case LinksChanged():
+                return [*renewed, *self._orders.taken(sender, signal)]
             case Leave(error=error):
                 return self._gone(sender, "left" if error is None else "failed", error, now)
             case _:
                 note = f"{type(signal).__name__} while {self._phase.value}"
                 return [*renewed, Record(kind="refused", fields={"sender": sender, "reason": note})]
 
-    def _hello(self, sender: NodeId, seat: _Seat, hello: Hello, now: Nanos) -> list[Effect]:
+    def _hello(self, sender: NodeId, seat: Seat, hello: Hello, now: Nanos) -> list[Effect]:
         """Take a member in; one that comes back after a broken stream is welcomed again."""
         deadlines = self._config.deadlines
         welcome = Welcome(heartbeat_ns=deadlines.heartbeat_ns, lease_ns=deadlines.lease_ns)
+        if seat.reborn and self._phase is Phase.RUNNING:
+            return [Send(target=sender, message=welcome), *self._idle(sender, seat, hello, now)]
         if seat.left or (seat.hello is None and self._phase is not Phase.GATHERING):
             reason = f"{sender} is too late: the run is {self._phase.value}"
             return [Send(target=sender, message=Refuse(reason=reason))]
@@ -191,7 +192,9 @@ class Coordinator:
         seat.hello = hello
         effects: list[Effect] = [Send(target=sender, message=welcome)]
         if again:
-            return [*effects, _member(sender, "rejoined")]
+            if self._phase is Phase.STOPPING:  # a later life of it may not have been told
+                effects.append(Send(target=sender, message=Stop(reason=self._reason)))
+            return [*effects, _member(sender, "rejoined"), *self._orders.missing(sender)]
         effects.append(_member(sender, "joined", emulator=hello.emulator))
         effects.extend(self._renew(sender, seat, now))
         if all(other.present for other in self._seats.values()):
@@ -279,10 +282,11 @@ class Coordinator:
         at = now + START_DELAY
         end = at + self._config.stop.time_ns + _TIME_GRACE
         start = Record(kind="start", fields={"at_wall": at / SECOND})
+        self._began = at
         return [*self._tell_all(Start(at_wall_ns=at)), start, *self._enter(Phase.RUNNING, end)]
 
     def _check_done(self, now: Nanos) -> list[Effect]:
-        staying = [seat for seat in self._seats.values() if not seat.left]
+        staying = [seat for seat in self._seats.values() if seat.working]
         if self._phase is not Phase.RUNNING or not all(seat.done for seat in staying):
             return []
         reasons = sorted({seat.done.reason for seat in staying if seat.done is not None})
@@ -290,7 +294,7 @@ class Coordinator:
 
     def _check_accuracy(self, now: Nanos) -> list[Effect]:
         target = self._config.stop.accuracy
-        known = [seat.accuracy for seat in self._seats.values() if not seat.left]
+        known = [seat.accuracy for seat in self._seats.values() if seat.working]
         if target is None or self._phase is not Phase.RUNNING or not known:
             return []
         values = [accuracy for accuracy in known if accuracy is not None]
@@ -311,6 +315,10 @@ class Coordinator:
         effects.append(CancelTimer(key=_SLOT))
         effects.extend(self._enter(Phase.STOPPING, now + self._config.deadlines.stop_ns))
         effects.extend(self._tell_all(Stop(reason=reason)))
+        for name, seat in self._seats.items():
+            if seat.present and seat.paused:  # it cannot answer; `deploy` ends it
+                seat.left = True
+                effects.append(_member(name, "paused at the end"))
         return [*effects, *self._check_left()]
 
     def _check_left(self) -> list[Effect]:
@@ -325,16 +333,63 @@ class Coordinator:
             Finish(reason=self._reason, error=error),
         ]
 
+    # --- orders from outside, and what follows from them
+
+    def _ordered(self, order: LinksOrdered | NodeOrdered, now: Nanos) -> list[Effect]:
+        """Follow an order while the run goes on; refuse it before and after."""
+        if self._phase is not Phase.RUNNING:
+            return [refused(order, f"the run is {self._phase.value}")]
+        if isinstance(order, LinksOrdered):
+            present = [name for name, seat in self._seats.items() if seat.present]
+            return self._orders.give(order, present=present)
+        seat = self._seats.get(order.node)
+        if seat is None:
+            return [refused(order, f"{order.node} is not in this run")]
+        seat.take(order)
+        return [expected(order), *self._renew(order.node, seat, now)]
+
+    def _back(self, member: NodeId, seat: Seat) -> list[Effect]:
+        """One that counted as left while it was paused is heard of again."""
+        if not seat.missed or self._phase is not Phase.RUNNING:
+            return []
+        seat.left = seat.missed = False
+        return [_member(member, "back")]
+
+    def _idle(self, member: NodeId, seat: Seat, hello: Hello, now: Nanos) -> list[Effect]:
+        """Take in a later life of a member: it knows the time and its links, and has no part."""
+        effects: list[Effect] = []
+        if not seat.left:  # nobody had missed the former life yet
+            effects.extend(self._gone(member, "lost", "started again by somebody else", now))
+        if self._phase is not Phase.RUNNING or self._began is None:  # that was the last of all
+            return [*effects, Send(target=member, message=Stop(reason=self._reason))]
+        seat.hello, seat.left, seat.idle, seat.reborn = hello, False, True, False
+        why = f"{member} was started again; the run goes on without it"
+        self._orders.forget(member)
+        return [
+            *effects,
+            Send(target=member, message=Underway(at_wall_ns=self._began, reason=why)),
+            _member(member, "idle", emulator=hello.emulator),
+            *self._orders.missing(member),
+            *self._renew(member, seat, now),
+        ]
+
     # --- members that come and go, deadlines
 
-    def _renew(self, sender: NodeId, seat: _Seat, now: Nanos) -> list[Effect]:
+    def _renew(self, sender: NodeId, seat: Seat, now: Nanos) -> list[Effect]:
         if not seat.present:
             return []
         return [SetTimer(key=_LEASE + sender, at=now + self._config.deadlines.lease_ns)]
 
     def _stream_changed(self, peer: NodeId, change: PeerChange, now: Nanos) -> list[Effect]:
-        if peer not in self._seats or not self._seats[peer].present:
+        seat = self._seats.get(peer)
+        if seat is None:
             return []
+        if change is PeerChange.RESTARTED:
+            seat.reborn = True
+        if not seat.present:
+            return []
+        if seat.going and change is not PeerChange.CONNECTED:
+            return self._gone(peer, "lost", None, now)
         state = "stream lost" if change is PeerChange.LOST else "stream up"
         return [_member(peer, state)]  # the lease decides
 
@@ -343,8 +398,11 @@ class Coordinator:
         seat = self._seats[member]
         if seat.left:
             return []
-        seat.left = True
+        seat.left, seat.missed = True, seat.paused
         effects: list[Effect] = [CancelTimer(key=_LEASE + member)]
+        if seat.excuse is not None and seat.order is not None:
+            effects.append(_member(member, seat.excuse, why=seat.order.what))
+            return [*effects, *self._without(now)]
         effects.append(_member(member, state, **({"error": error} if error else {})))
         text = f"{member}: {error or state}"
         if self._phase is Phase.STOPPING:
@@ -355,9 +413,15 @@ class Coordinator:
             return [*effects, *self._stop("failed", now, error=text)]
         self._errors.append(text)
         effects.append(Record(kind="error", fields={"message": text}))
+        return [*effects, *self._without(now)]
+
+    def _without(self, now: Nanos) -> list[Effect]:
+        """One is gone whom somebody may have waited for."""
+        if self._phase is Phase.STOPPING:
+            return self._check_left()
         if not any(other.present for other in self._seats.values()):
-            return [*effects, *self._stop("nobody left", now)]
-        return [*effects, *self._check_done(now)]
+            return self._stop("nobody left", now)
+        return [*self._check_done(now), *self._check_accuracy(now)]
 
     def _timer(self, key: str, now: Nanos) -> list[Effect]:
         if key == _PHASE:
@@ -401,7 +465,7 @@ class Coordinator:
             seat.left = True
         return self._check_left()
 
-    def _names(self, wanted: Callable[[_Seat], bool]) -> str:
+    def _names(self, wanted: Callable[[Seat], bool]) -> str:
         return ", ".join(name for name, seat in self._seats.items() if wanted(seat))
 
     def _tell_all(self, signal: Signal) -> list[Effect]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, TypeAlias
 
+from node.config import Replan
 from node.core.events import Event
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
@@ -107,6 +108,20 @@ class BeginRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SitOut:
+    """Set the run clock as `BeginRun` does, but take no part: links change, peers are answered."""
+
+    at_wall_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplanLinks:
+    """Change this node's links otherwise than was planned."""
+
+    plan: Replan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndRun:
     """Stop the peer, store everything; the runtime then feeds `RunEnded` if it has not yet."""
 
@@ -142,6 +157,8 @@ Effect: TypeAlias = (
     | ProbeLinks
     | PrepareRun
     | BeginRun
+    | SitOut
+    | ReplanLinks
     | EndRun
     | StoreLinks
     | Finish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -10,6 +11,7 @@ from node.core.ids import NodeId
 from node.core.messages import PeerMessage
 from node.core.parts import Vector
 from node.core.signals import LinkReading, Signal
+from node.units import Nanos
 
 
 class PeerChange(Enum):
@@ -17,6 +19,8 @@ class PeerChange(Enum):
 
     CONNECTED = "connected"
     LOST = "lost"
+    RESTARTED = "restarted"
+    """Connected, and no longer the process that it was (coordinator only)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,38 @@ class Failed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinksOrdered:
+    """Somebody wants the network to be different (coordinator only).
+
+    Args:
+        number: of the order.
+        at_ns: when, on the run clock.
+        plans: for each member that it concerns, `node.config.Replan` as JSON.
+        what: for people.
+    """
+
+    number: int
+    at_ns: Nanos
+    plans: Mapping[NodeId, str]
+    what: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOrdered:
+    """Something is about to be done to a member, by plan or by hand (coordinator only).
+
+    Args:
+        verb: `leave`, `crash`, `pause`, `resume` or `restart`.
+        what: for people: by plan or by hand, and when.
+    """
+
+    number: int
+    node: NodeId
+    verb: str
+    what: str
+
+
 Event: TypeAlias = (
     Started
     | Received
@@ -152,4 +188,6 @@ Event: TypeAlias = (
     | Progress
     | StopRequested
     | Failed
+    | LinksOrdered
+    | NodeOrdered
 )

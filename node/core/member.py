@@ -7,10 +7,13 @@
     running   --RunEnded-->  done       Done is sent; the node goes on answering its peers
     any       --Stop-->      stopping   the peer ends, everything is stored
     stopping  --RunEnded-->  left       Leave is sent
+    joined    --Underway-->  idle       started again: the run goes on without this life of it
 
 Every wait ends: joining and waiting for the coordinator have deadlines here, all others at the
 coordinator, whose silence for a lease ends the run as well. Rounds, retries and model sync are
-states to come between `ready` and `done`.
+states to come between `ready` and `done`; then a member that was started again need not be idle.
+
+From the start on, ChangeLinks may come at any time; one that comes twice is done once.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from node.config import Deadlines
+from node.config import Deadlines, Replan, from_json
 from node.core.effects import (
     BeginRun,
     CancelTimer,
@@ -28,8 +31,10 @@ from node.core.effects import (
     PrepareRun,
     ProbeLinks,
     Record,
+    ReplanLinks,
     Send,
     SetTimer,
+    SitOut,
 )
 from node.core.events import (
     Event,
@@ -47,10 +52,12 @@ from node.core.events import (
 )
 from node.core.ids import COORDINATOR
 from node.core.signals import (
+    ChangeLinks,
     Done,
     Heartbeat,
     Hello,
     Leave,
+    LinksChanged,
     LinksMeasured,
     MeasureLinks,
     Prepare,
@@ -59,8 +66,10 @@ from node.core.signals import (
     Signal,
     Start,
     Stop,
+    Underway,
     Welcome,
 )
+from node.errors import ConfigError
 from node.units import Nanos, format_duration
 
 _JOIN: Final = "member/join"
@@ -75,11 +84,13 @@ class State(Enum):
     READY = "ready"
     RUNNING = "running"
     DONE = "done"
+    IDLE = "idle"
     STOPPING = "stopping"
     LEFT = "left"
 
 
 _BEGUN: Final = {State.RUNNING, State.DONE}
+_ON_THE_CLOCK: Final = {State.RUNNING, State.DONE, State.IDLE, State.STOPPING}
 
 
 class Member:
@@ -100,6 +111,8 @@ class Member:
         self._reason = ""
         self._ended = False
         """Whether the local run is over and stored (or never began)."""
+        self._ordered = 0
+        """Number of the newest order for this member's links."""
 
     @property
     def state(self) -> State:
@@ -153,6 +166,11 @@ class Member:
                 return [*self._enter(State.PREPARING), PrepareRun()]
             case State.READY, Start():
                 return [*self._enter(State.RUNNING), BeginRun(at_wall_ns=signal.at_wall_ns)]
+            case State.JOINED, Underway():
+                told = _note("idle", reason=signal.reason)
+                return [*self._enter(State.IDLE), told, SitOut(at_wall_ns=signal.at_wall_ns)]
+            case state, ChangeLinks() if state in _ON_THE_CLOCK:
+                return self._change_links(signal)
             case _, Stop():
                 return self._stop(signal.reason, None)
             case _, Welcome():  # after a reconnect
@@ -160,6 +178,19 @@ class Member:
             case _:
                 where = self._state.value
                 return [_note("refused", reason=f"{type(signal).__name__} while {where}")]
+
+    def _change_links(self, signal: ChangeLinks) -> list[Effect]:
+        """Do an order that is new, and acknowledge it in any case."""
+        taken = _say(LinksChanged(number=signal.number))
+        if signal.number <= self._ordered:
+            return [taken]
+        try:
+            plan = from_json(Replan, signal.plan)
+        except ConfigError as error:
+            note = _note("refused", reason=f"ChangeLinks {signal.number}: {error}")
+            return [note, _say(LinksChanged(number=signal.number, error=str(error)))]
+        self._ordered = signal.number
+        return [ReplanLinks(plan=plan), taken]
 
     def _timer(self, key: str, now: Nanos) -> list[Effect]:
         if key == _BEAT:

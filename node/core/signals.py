@@ -21,9 +21,11 @@ class LinkReading:
 
     Args:
         rtt_ns: median round-trip time of small packets, there and back.
+        jitter_ns: standard deviation of those, on paths with jitter.
         goodput_bps: payload bit/s of a bulk transfer from the first to the second.
         loss: share of packets lost on the way from the first to the second.
-        loss_packets: how many packets `loss` rests on.
+        loss_packets: how many packets `loss` and `duplicate` rest on.
+        duplicate: share of packets that came more than once.
         transport: what carried the bulk transfer, `tcp` or `udp` (lossy paths).
         error: why nothing could be measured.
     """
@@ -36,6 +38,8 @@ class LinkReading:
     loss_packets: int | None = None
     transport: str | None = None
     error: str | None = None
+    jitter_ns: Nanos | None = None
+    duplicate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +142,40 @@ class Refuse:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeLinks:
+    """The member's links change otherwise than was planned; it says so by LinksChanged.
+
+    Sent again to a member that comes back without having said so; `number` tells which it knows.
+
+    Args:
+        number: of the order; greater than those before.
+        plan: `node.config.Replan` as JSON.
+    """
+
+    number: int
+    plan: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinksChanged:
+    """The order is in the hands of who does it; `error` says why it was refused instead."""
+
+    number: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Underway:
+    """To a member that was started again: the run began at `at_wall_ns`, without this life of it.
+
+    It sets its clock and its links, answers its peers, has no part, and leaves when it hears Stop.
+    """
+
+    at_wall_ns: int
+    reason: str
+
+
 Signal: TypeAlias = (
     Hello
     | Welcome
@@ -151,4 +189,7 @@ Signal: TypeAlias = (
     | Stop
     | Leave
     | Refuse
+    | ChangeLinks
+    | LinksChanged
+    | Underway
 )

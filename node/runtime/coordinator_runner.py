@@ -15,15 +15,16 @@ from node import __version__
 from node.config import CoordinatorConfig, Emulator, ExpectedPair
 from node.core.coordinator import Coordinator, ProbeSlot, Probing
 from node.core.effects import Effect, Finish, Record, Send, StoreLinks
-from node.core.events import Event, Failed, Received, Started, StopRequested
+from node.core.events import Event, Failed, NodeOrdered, Received, Started, StopRequested
 from node.core.ids import COORDINATOR, NodeId
 from node.core.messages import PeerMessage
 from node.core.parts import Vector
 from node.core.signals import Hello, LinkReading, Start
-from node.errors import EnvironmentFault, PeerbedError
+from node.errors import ConfigError, EnvironmentFault, PeerbedError
 from node.links.report import Applied, PairReport, applied_to_pair, judge, links_json
 from node.links.schedule import schedule
 from node.runtime.clock import RunClock, UnixClock
+from node.runtime.control_folder import FOLDER, LOOK_S, ControlFolder
 from node.runtime.drive import Driver
 from node.runtime.process import RUN_DIR, Process, store
 from node.runtime.refusals import Refusals
@@ -93,6 +94,9 @@ class CoordinatorRunner:
         """What members say impairs their traffic."""
         self._stopped = False
         """Asked to end at once."""
+        self._control = ControlFolder(self._results / FOLDER)
+        self._stopped_nodes: set[NodeId] = set()
+        """Who was stopped on purpose, and may leave no model."""
         self._driver = Driver(
             Coordinator(config=config, probing=Probing(schedule=_slots, judge=self._judge)),
             clock=UnixClock(),
@@ -116,6 +120,7 @@ class CoordinatorRunner:
             self._process.watch_loop()
         await self._signaling.open(self._config.host, self._config.port)
         self._process.every_second(self._refusals.flush)
+        self._process.tasks.spawn(self._follow_orders())
         self._driver.feed(Started())
 
     async def ended(self) -> int:
@@ -148,6 +153,20 @@ class CoordinatorRunner:
         if isinstance(event, Received) and isinstance(event.message, Hello):
             self._emulators[event.sender] = _emulator(event.message.emulator)
         self._driver.feed(event)
+
+    async def _follow_orders(self) -> None:
+        """Look again and again for what is ordered while the run goes on."""
+        while True:
+            for order in self._control.look():
+                if isinstance(order, ConfigError):
+                    self._process.record("control", {"state": "refused", "reason": str(order)})
+                    continue
+                if isinstance(order, NodeOrdered) and order.verb == "resume":
+                    self._stopped_nodes.discard(order.node)
+                elif isinstance(order, NodeOrdered):
+                    self._stopped_nodes.add(order.node)
+                self._driver.feed(order)
+            await asyncio.sleep(LOOK_S)
 
     def _report(
         self, pair: ExpectedPair, reading: LinkReading | None, applied: Applied | None = None
@@ -190,8 +209,16 @@ class CoordinatorRunner:
         self._process.end(0 if finish.error is None else 1)
 
     async def _merge(self) -> None:
-        """Record what the mean of all final models is worth. Raises whatever prevents it."""
-        models = [_read_model(self._results, name) for name in self._config.members]
+        """Record what the mean of all final models is worth. Raises whatever prevents it.
+
+        Where no node has left a model, none was trained (`LoadRun`).
+        """
+        nodes = self._results / "nodes"
+        if not any((nodes / f"{name}.f32").exists() for name in self._config.members):
+            return
+        stopped = self._stopped_nodes
+        names = [name for name in self._config.members if name not in stopped]
+        models = [_read_model(self._results, name) for name in names]
         if len({model.size for model in models}) != 1:
             raise ValueError("the final models differ in size")
         mean = np.mean(models, axis=0, dtype=np.float64)
@@ -202,7 +229,8 @@ class CoordinatorRunner:
         finally:
             await trainer.close()
         if done is not None:
-            self._process.record("merged", {"accuracy": done.accuracy, "loss": done.loss})
+            fields = {"accuracy": done.accuracy, "loss": done.loss, "models": len(models)}
+            self._process.record("merged", fields)
 
     def _stop(self, reason: str) -> None:
         self._stopped = True

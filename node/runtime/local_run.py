@@ -31,6 +31,7 @@ from node.core.events import (
     StopRequested,
     Trained,
 )
+from node.core.ids import NodeId
 from node.core.peer import Peer, PeerSetting
 from node.errors import EnvironmentFault, PeerbedError
 from node.runtime.clock import RunClock
@@ -78,6 +79,8 @@ class LocalRun:
         self._progress: Progress | None = None
         self._load_error: str | None = None
         self._over = False
+        self._outside = False
+        """This life of the node has no part in the run."""
 
     @property
     def round(self) -> int:
@@ -104,7 +107,9 @@ class LocalRun:
         assert mesh is not None
         mesh.connect(config.neighbours)
         limit = config.deadlines.ready_ns * _DEADLINE_SHARE / SECOND
-        missing = await mesh.connected(config.neighbours, deadline_s=limit)
+        later = _reached_later(config)
+        now = [name for name in config.neighbours if name not in later]
+        missing = await mesh.connected(now, deadline_s=limit)
         # What measuring the links cost is not the run's; nobody sends before all are ready.
         mesh.traffic.reset()
         self._wire.begin()
@@ -142,6 +147,11 @@ class LocalRun:
         self._clock.begin(at_wall_ns)
         self._later(max(0, self._clock.until_begin()), self._started, at_wall_ns)
 
+    def sit_out(self, at_wall_ns: int) -> None:
+        """The run began at this Unix time without us: answer peers, and that is all."""
+        self._clock.begin(at_wall_ns)
+        self._outside = True
+
     def _started(self, at_wall_ns: int) -> None:
         if not self._over:
             self._process.record("start", {"at_wall": at_wall_ns / SECOND})
@@ -175,7 +185,7 @@ class LocalRun:
                 pass
             case _:
                 raise TypeError(f"the mesh says {event}")
-        if about in self._config.neighbours:
+        if about in self._config.neighbours and not self._outside:
             self._feed(event)
 
     def tick(self) -> None:
@@ -297,7 +307,7 @@ class LocalRun:
 
     def _report(self) -> None:
         """Tell how far the run is, where that is news."""
-        if self._peer is None or self._mesh is None:
+        if self._peer is None or self._mesh is None or self._outside:
             return
         progress = Progress(
             phase=self._peer.phase.value,
@@ -309,3 +319,11 @@ class LocalRun:
         if progress != self._progress:
             self._progress = progress
             self._tell(progress)
+
+
+def _reached_later(config: NodeConfig) -> frozenset[NodeId]:
+    """The nodes to which there is no path at the start, but one is planned."""
+    no_path = {peer.name for peer in config.links.peers if peer.out is None or peer.into is None}
+    changes = (path for change in config.links.changes for path in change.peers)
+    planned = {path.name for path in changes if path.out is not None and path.into is not None}
+    return frozenset(no_path & planned)

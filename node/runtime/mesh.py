@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
-from node.config import NodeConfig, PathSpec, PeerLink
+from node.config import NodeConfig, PathChange, PathSpec, PeerLink
 from node.core.effects import DropQueued, InFlight, Send
 from node.core.events import Event, PeerChange, PeerChanged, Received, SendFailed, Sent
 from node.core.ids import NodeId
@@ -32,6 +33,8 @@ from node.wire.frames import MAX_MESSAGE, MAX_PAYLOAD, PROTOCOL, Abort, Chunk, G
 RETRY_S: Final = (0.2, 2.0)
 """Back-off between attempts to reach a peer: first and longest."""
 GREETING_S: Final = 5.0
+_SETTLE_S: Final = 0.05
+"""After a path has come back: the other end may be a little late to know."""
 _FRAME_NS: Final = 4 * MILLISECOND
 _FRAME_MIN: Final = 4 * 1024
 _FILLER: Final = "\0filler"
@@ -68,13 +71,17 @@ class Mesh:
         self._refusals = refusals
         self._tasks = tasks
         self._shaper = shaper
-        self._links: Mapping[NodeId, PeerLink] = {peer.name: peer for peer in config.links.peers}
-        windows = {peer.name: window_bytes(peer.out, peer.into) for peer in config.links.peers}
+        self._links: dict[NodeId, PeerLink] = {peer.name: peer for peer in config.links.peers}
+        self._windows = {
+            peer.name: window_bytes(peer.out, peer.into) for peer in config.links.peers
+        }
         self._frames = {peer.name: _frame_bytes(peer.out) for peer in config.links.peers}
-        self._outbox = Outbox(pacing=config.algorithm.pacing, window=windows.__getitem__)
+        self._outbox = Outbox(pacing=config.algorithm.pacing, window=self._windows.__getitem__)
         self._streams: dict[NodeId, PeerStream] = {}
         self._incarnations: dict[NodeId, int] = {}
+        self._wanted: set[NodeId] = set()
         self._dialling: set[NodeId] = set()
+        self._paths_changed = asyncio.Event()
         self._expiries: dict[NodeId, asyncio.TimerHandle] = {}
         self._changed = asyncio.Event()
         self._server = Server(EXCHANGE, self._accept, on_defect=tasks.on_defect)
@@ -87,11 +94,26 @@ class Mesh:
         return await self._server.open(self._config.host, self._config.port)
 
     def connect(self, peers: Iterable[NodeId]) -> None:
-        """Keep a stream to each of these from now on; the others of a pair must do likewise."""
-        for name in peers:
-            if self._me.member < name and name not in self._dialling and self._reachable(name):
+        """Keep a stream to each of these from now on, or once there is a path; the others of a pair
+        must do likewise."""
+        self._wanted.update(peers)
+        for name in self._wanted - self._dialling:
+            if self._me.member < name and self._reachable(name):
                 self._dialling.add(name)
                 self._tasks.spawn(self._dial(self._links[name]))
+
+    def change_paths(self, changes: Iterable[PathChange]) -> None:
+        """Paths are different from now on: as much is under way as fits them."""
+        for change in changes:
+            link = self._links.get(change.name)
+            if link is not None:
+                link = replace(link, out=change.out, into=change.into)
+                self._links[change.name] = link
+                self._windows[change.name] = window_bytes(link.out, link.into)
+                self._frames[change.name] = _frame_bytes(link.out)
+        self._paths_changed.set()
+        self.connect(())
+        self._pump()
 
     async def connected(self, peers: Iterable[NodeId], *, deadline_s: float) -> tuple[NodeId, ...]:
         """Wait until all of these are connected; returns those that are not at the deadline."""
@@ -251,6 +273,12 @@ class Mesh:
     async def _dial(self, link: PeerLink) -> None:
         wait = RETRY_S[0]
         while not self._closed:
+            if not self._reachable(link.name):
+                self._paths_changed.clear()
+                await self._paths_changed.wait()
+                await asyncio.sleep(_SETTLE_S)
+                wait = RETRY_S[0]
+                continue
             try:
                 async with dial(link.host, link.port, EXCHANGE, deadline_s=GREETING_S) as pipe:
                     await pipe.write(self._greeting())

@@ -23,7 +23,9 @@ from node.core.effects import (
     PrepareRun,
     ProbeLinks,
     Record,
+    ReplanLinks,
     Send,
+    SitOut,
 )
 from node.core.events import Failed, LinksProbed, Started, StopRequested
 from node.core.member import Member
@@ -32,6 +34,8 @@ from node.core.signals import Hello
 from node.errors import EnvironmentFault
 from node.runtime.clock import MonotonicClock, RunClock
 from node.runtime.drive import Driver
+from node.runtime.link_plan import LinkPlan
+from node.runtime.load_run import LoadRun
 from node.runtime.local_run import LocalRun, StartTrainer
 from node.runtime.mesh import Mesh
 from node.runtime.probing import make_prober
@@ -42,6 +46,7 @@ from node.runtime.signaling import SignalingClient
 from node.runtime.wire_count import WireCount
 from node.training.client import TrainerProcess
 from node.training.protocol import Trainer
+from node.units import SECOND
 from node.wire.frames import Identity
 
 _GOODBYE_S: Final = 1.0
@@ -83,6 +88,7 @@ class NodeRunner:
     ) -> None:
         self._config = config
         clock = RunClock()
+        self._former_start = former_start(Path(config.results), config.name)
         self._process = Process(
             path=Path(config.results) / "nodes" / f"{config.name}.jsonl",
             name=config.name,
@@ -101,14 +107,19 @@ class NodeRunner:
             perform=self._perform,
             on_defect=self._member_defect,
         )
-        self._run = LocalRun(
-            config,
-            process=self._process,
-            clock=clock,
-            wire=WireCount(device=device, shaper=self._shaper),
-            start_trainer=start_trainer,
-            tell=self._member.feed,
-        )
+        self._run: LocalRun | LoadRun
+        if config.load is not None:
+            tell = self._member.feed
+            self._run = LoadRun(config, process=self._process, clock=clock, tell=tell)
+        else:
+            self._run = LocalRun(
+                config,
+                process=self._process,
+                clock=clock,
+                wire=WireCount(device=device, shaper=self._shaper),
+                start_trainer=start_trainer,
+                tell=self._member.feed,
+            )
         self.mesh = Mesh(
             config=config,
             me=self._me,
@@ -116,6 +127,9 @@ class NodeRunner:
             refusals=self._refusals,
             tasks=self._process.tasks,
             shaper=self._shaper,
+        )
+        self._links = LinkPlan(
+            config, clock=clock, process=self._process, mesh=self.mesh, shaper=self._shaper
         )
         self._signaling = SignalingClient(
             me=self._me,
@@ -154,6 +168,7 @@ class NodeRunner:
         """Say goodbye, and leave nothing running."""
         await self._signaling.close(deadline_s=_GOODBYE_S)
         self._member.close()
+        self._links.close()
         if self._probing is not None:
             self._probing.cancel()
         await self._prober.close()
@@ -179,6 +194,12 @@ class NodeRunner:
                 self._process.tasks.spawn(self._prepare())
             case BeginRun(at_wall_ns=at):
                 self._run.begin(at)
+                self._links.begin(at)
+            case SitOut(at_wall_ns=at):
+                self._run.sit_out(at)
+                self._links.begin(at)
+            case ReplanLinks(plan=plan):
+                self._links.replan(plan)
             case EndRun(reason=reason):
                 self._run.end(reason)
             case Finish(reason=reason, error=error):
@@ -187,7 +208,13 @@ class NodeRunner:
                 raise TypeError(f"the member machine wants {effect}")
 
     async def _join(self) -> None:
-        await self._run.load(self.mesh)
+        if self._former_start is None:
+            await self._run.load(self.mesh)
+        else:
+            # Started again in the middle of a run: no part in it, so no trainer; but the links
+            # have to be as they are by now, and at once.
+            self._run.sit_out(self._former_start)
+            self._links.begin(self._former_start)
         self._member.feed(Started())
         self._signaling.open()
 
@@ -231,6 +258,18 @@ class NodeRunner:
         self.mesh.tick()
         self._refusals.flush()
         self._run.tick()
+
+
+def former_start(results: Path, name: str) -> int | None:
+    """When the run began (Unix time in ns), if a former life of this node has recorded that."""
+    path = results / "nodes" / f"{name}.jsonl"
+    try:
+        with path.open("rb") as file:
+            lines = [line for line in file if b'"kind":"start"' in line]
+        at = json.loads(lines[-1])["at_wall"] if lines else None
+    except (OSError, ValueError, KeyError):
+        return None
+    return round(at * SECOND) if isinstance(at, float | int) else None
 
 
 def _hello(run_dir: Path, shaper: Shaper | None) -> tuple[Hello, str | None]:

@@ -102,6 +102,11 @@ class PeerStream:
     def name(self) -> NodeId:
         return self.peer.member
 
+    @property
+    def received_bytes(self) -> int:
+        """Of messages and ballast that have arrived on this stream, lost ones included."""
+        return self._received
+
     async def run(self) -> str:
         """Until the stream ends; returns why."""
         try:

@@ -113,7 +113,7 @@ class ApplicationProber:
                     values["rtt_ns"] = await _round_trip(stream)
                 if "rate" in measures:
                     values["goodput_bps"] = await self._goodput(link.name, path)
-                if "loss" in measures and path.loss:
+                if "loss" in measures and path.loss_rate:
                     values["loss"], values["loss_packets"] = await _loss(stream, link)
         except TimeoutError:
             error = f"no end within {deadline:g} s"

@@ -205,11 +205,13 @@ class SignalingServer:
         name, line = who.member, self._lines[who.member]
         if line.duplex is not None:
             line.duplex.end("replaced by a newer stream")
-        if self._lives.get(name) != who:
+        change = PeerChange.CONNECTED
+        if self._lives.get(name, who) != who:
             line.waiting.clear()  # what was meant for a former life
+            change = PeerChange.RESTARTED
         self._lives[name] = who
         duplex = line.duplex = Duplex(pipe, on_data=lambda data: self._on_data(who, data))
-        self._on_event(PeerChanged(peer=name, change=PeerChange.CONNECTED))
+        self._on_event(PeerChanged(peer=name, change=change))
         self._on_event(Received(sender=name, message=first))
         line.flush()
         try:

@@ -20,6 +20,7 @@ from node.config import (
     ExpectedPair,
     LinkPolicy,
     PathSpec,
+    Replan,
     StopConfig,
     TrainingConfig,
 )
@@ -34,13 +35,17 @@ from node.core.effects import (
     PrepareRun,
     ProbeLinks,
     Record,
+    ReplanLinks,
     Send,
     SetTimer,
+    SitOut,
     StoreLinks,
 )
 from node.core.events import (
     Event,
+    LinksOrdered,
     LinksProbed,
+    NodeOrdered,
     PeerChange,
     PeerChanged,
     Prepared,
@@ -72,6 +77,13 @@ class Host:
     finished_at: Nanos | None = None
     began_at: Nanos | None = None
     ending: bool = False
+    idle_since: Nanos | None = None
+    plans: list[Replan] = field(default_factory=list)
+    asleep: list[Event] | None = None
+    """What happened to it while it was paused; None: it runs."""
+    deaf_until: Nanos = 0
+    """What the coordinator sends until then is lost."""
+    reborn: bool = False
 
 
 class World:
@@ -144,6 +156,57 @@ class World:
         """The process stops answering; its stream stays."""
         self.after(after_s, lambda: setattr(self.hosts[name], "alive", False))
 
+    def restart(self, name: NodeId, *, after_s: float) -> None:
+        """A new process in the place of the old one, which is dead from now on."""
+
+        def begin() -> None:
+            self.hosts[name].alive = False
+            hello = Hello(emulator="model", applied="{}")
+            self.hosts[name] = Host(name, Member(hello=hello, deadlines=DEADLINES), reborn=True)
+            self.feed(self.hosts[name], Started())
+
+        self.after(after_s, begin)
+
+    def pause(self, name: NodeId, *, after_s: float, for_s: float) -> None:
+        """The process stands still for a while, then sees all that it has missed."""
+
+        def stop() -> None:
+            self.hosts[name].asleep = []
+
+        def go_on() -> None:
+            missed, self.hosts[name].asleep = self.hosts[name].asleep or [], None
+            for event in missed:
+                self.feed(self.hosts[name], event)
+
+        self.after(after_s, stop)
+        self.after(after_s + for_s, go_on)
+
+    def break_stream(self, name: NodeId, *, after_s: float, for_s: float) -> None:
+        """A member's stream breaks, with what was on its way to it, and comes back."""
+
+        def broken() -> None:
+            self.hosts[name].deaf_until = self.now + round(for_s * SECOND)
+            self._stream(name, PeerChange.LOST)
+            lost = PeerChanged(peer=COORDINATOR, change=PeerChange.LOST)
+            self.feed(self.hosts[name], lost)
+
+        def back() -> None:
+            self._stream(name, PeerChange.CONNECTED)
+            again = PeerChanged(peer=COORDINATOR, change=PeerChange.CONNECTED)
+            self.feed(self.hosts[name], again)
+
+        self.after(after_s, broken)
+        self.after(after_s + for_s, back)
+
+    def order(self, order: LinksOrdered | NodeOrdered, *, after_s: float) -> None:
+        """Somebody wants something of the run."""
+        self.after(after_s, lambda: self.feed(self.coordinator, order))
+
+    def controls(self) -> list[dict[str, Any]]:
+        """What the coordinator has recorded of orders."""
+        records = self.coordinator.records
+        return [dict(record.fields) for record in records if record.kind == "control"]
+
     def run(self, *, limit_s: float) -> None:
         """Until nothing is left to happen, or AssertionError at the limit: somebody waits."""
         limit = self.now + round(limit_s * SECOND)
@@ -168,6 +231,9 @@ class World:
 
     def feed(self, host: Host, event: Event) -> None:
         if not host.alive or host.finish is not None:
+            return
+        if host.asleep is not None:
+            host.asleep.append(event)
             return
         for effect in host.machine.step(event, now=self.now):
             self._perform(host, effect)
@@ -195,6 +261,10 @@ class World:
                 self.after(delay, lambda: self.feed(host, Prepared(error=error)))
             case BeginRun(at_wall_ns=at):
                 self.after(max(0, at - self.now) / SECOND, lambda: self._begin(host))
+            case SitOut():
+                host.idle_since = self.now
+            case ReplanLinks(plan=plan):
+                host.plans.append(plan)
             case EndRun(reason=reason):
                 host.ending = True
                 delay = float(self.rng.uniform(0, 0.5))
@@ -213,7 +283,16 @@ class World:
         at = max(at, self._arrivals.get((source, target), 0) + 1)
         self._arrivals[(source, target)] = at
         event = Received(sender=source, message=message)
-        self.after((at - self.now) / SECOND, lambda: self.feed(self.hosts[target], event))
+
+        def arrive() -> None:
+            if self.now < self.hosts[target].deaf_until:
+                return
+            if isinstance(message, Hello) and self.hosts[source].reborn:
+                self.hosts[source].reborn = False
+                self._stream(source, PeerChange.RESTARTED)
+            self.feed(self.hosts[target], event)
+
+        self.after((at - self.now) / SECOND, arrive)
 
     def _fire(self, host: Host, key: str, number: int) -> None:
         if host.timers.get(key) == number:

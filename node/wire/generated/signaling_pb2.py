@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0fsignaling.proto\x12\npeerbed.v1\"\xd1\x04\n\x0bSignalFrame\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x06\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\"\n\x05hello\x18\x10 \x01(\x0b\x32\x11.peerbed.v1.HelloH\x00\x12&\n\x07welcome\x18\x11 \x01(\x0b\x32\x13.peerbed.v1.WelcomeH\x00\x12\x31\n\rmeasure_links\x18\x12 \x01(\x0b\x32\x18.peerbed.v1.MeasureLinksH\x00\x12\x33\n\x0elinks_measured\x18\x13 \x01(\x0b\x32\x19.peerbed.v1.LinksMeasuredH\x00\x12&\n\x07prepare\x18\x14 \x01(\x0b\x32\x13.peerbed.v1.PrepareH\x00\x12\"\n\x05ready\x18\x15 \x01(\x0b\x32\x11.peerbed.v1.ReadyH\x00\x12\"\n\x05start\x18\x16 \x01(\x0b\x32\x11.peerbed.v1.StartH\x00\x12*\n\theartbeat\x18\x17 \x01(\x0b\x32\x15.peerbed.v1.HeartbeatH\x00\x12 \n\x04\x64one\x18\x18 \x01(\x0b\x32\x10.peerbed.v1.DoneH\x00\x12 \n\x04stop\x18\x19 \x01(\x0b\x32\x10.peerbed.v1.StopH\x00\x12\"\n\x05leave\x18\x1a \x01(\x0b\x32\x11.peerbed.v1.LeaveH\x00\x12$\n\x06refuse\x18\x1b \x01(\x0b\x32\x12.peerbed.v1.RefuseH\x00\x42\x08\n\x06signalJ\x04\x08 \x10+\"\x83\x02\n\x0bLinkReading\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x13\n\x06rtt_ns\x18\x03 \x01(\x12H\x00\x88\x01\x01\x12\x18\n\x0bgoodput_bps\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04loss\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0closs_packets\x18\x06 \x01(\x12H\x03\x88\x01\x01\x12\x16\n\ttransport\x18\x07 \x01(\tH\x04\x88\x01\x01\x12\x12\n\x05\x65rror\x18\x08 \x01(\tH\x05\x88\x01\x01\x42\t\n\x07_rtt_nsB\x0e\n\x0c_goodput_bpsB\x07\n\x05_lossB\x0f\n\r_loss_packetsB\x0c\n\n_transportB\x08\n\x06_error\"*\n\x05Hello\x12\x10\n\x08\x65mulator\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\t\"1\n\x07Welcome\x12\x14\n\x0cheartbeat_ns\x18\x01 \x01(\x12\x12\x10\n\x08lease_ns\x18\x02 \x01(\x12\"B\n\x0cMeasureLinks\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x0f\n\x07targets\x18\x02 \x03(\t\x12\x10\n\x08measures\x18\x03 \x03(\t\"K\n\rLinksMeasured\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12)\n\x08readings\x18\x02 \x03(\x0b\x32\x17.peerbed.v1.LinkReading\"\t\n\x07Prepare\"\x07\n\x05Ready\"\x1b\n\x05Start\x12\x12\n\nat_wall_ns\x18\x01 \x01(\x12\"~\n\tHeartbeat\x12\r\n\x05phase\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x15\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04loss\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmodel_bytes\x18\x05 \x01(\x04\x42\x0b\n\t_accuracyB\x07\n\x05_loss\"%\n\x04\x44one\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\"\x16\n\x04Stop\x12\x0e\n\x06reason\x18\x01 \x01(\t\"%\n\x05Leave\x12\x12\n\x05\x65rror\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_error\"\x18\n\x06Refuse\x12\x0e\n\x06reason\x18\x01 \x01(\t2L\n\tSignaling\x12?\n\x07\x43onnect\x12\x17.peerbed.v1.SignalFrame\x1a\x17.peerbed.v1.SignalFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0fsignaling.proto\x12\npeerbed.v1\"\xdf\x05\n\x0bSignalFrame\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x06\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\"\n\x05hello\x18\x10 \x01(\x0b\x32\x11.peerbed.v1.HelloH\x00\x12&\n\x07welcome\x18\x11 \x01(\x0b\x32\x13.peerbed.v1.WelcomeH\x00\x12\x31\n\rmeasure_links\x18\x12 \x01(\x0b\x32\x18.peerbed.v1.MeasureLinksH\x00\x12\x33\n\x0elinks_measured\x18\x13 \x01(\x0b\x32\x19.peerbed.v1.LinksMeasuredH\x00\x12&\n\x07prepare\x18\x14 \x01(\x0b\x32\x13.peerbed.v1.PrepareH\x00\x12\"\n\x05ready\x18\x15 \x01(\x0b\x32\x11.peerbed.v1.ReadyH\x00\x12\"\n\x05start\x18\x16 \x01(\x0b\x32\x11.peerbed.v1.StartH\x00\x12*\n\theartbeat\x18\x17 \x01(\x0b\x32\x15.peerbed.v1.HeartbeatH\x00\x12 \n\x04\x64one\x18\x18 \x01(\x0b\x32\x10.peerbed.v1.DoneH\x00\x12 \n\x04stop\x18\x19 \x01(\x0b\x32\x10.peerbed.v1.StopH\x00\x12\"\n\x05leave\x18\x1a \x01(\x0b\x32\x11.peerbed.v1.LeaveH\x00\x12$\n\x06refuse\x18\x1b \x01(\x0b\x32\x12.peerbed.v1.RefuseH\x00\x12/\n\x0c\x63hange_links\x18\x1c \x01(\x0b\x32\x17.peerbed.v1.ChangeLinksH\x00\x12\x31\n\rlinks_changed\x18\x1d \x01(\x0b\x32\x18.peerbed.v1.LinksChangedH\x00\x12(\n\x08underway\x18\x1e \x01(\x0b\x32\x14.peerbed.v1.UnderwayH\x00\x42\x08\n\x06signalJ\x04\x08 \x10+\"\xcf\x02\n\x0bLinkReading\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x13\n\x06rtt_ns\x18\x03 \x01(\x12H\x00\x88\x01\x01\x12\x18\n\x0bgoodput_bps\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04loss\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0closs_packets\x18\x06 \x01(\x12H\x03\x88\x01\x01\x12\x16\n\ttransport\x18\x07 \x01(\tH\x04\x88\x01\x01\x12\x12\n\x05\x65rror\x18\x08 \x01(\tH\x05\x88\x01\x01\x12\x16\n\tjitter_ns\x18\t \x01(\x12H\x06\x88\x01\x01\x12\x16\n\tduplicate\x18\n \x01(\x01H\x07\x88\x01\x01\x42\t\n\x07_rtt_nsB\x0e\n\x0c_goodput_bpsB\x07\n\x05_lossB\x0f\n\r_loss_packetsB\x0c\n\n_transportB\x08\n\x06_errorB\x0c\n\n_jitter_nsB\x0c\n\n_duplicate\"*\n\x05Hello\x12\x10\n\x08\x65mulator\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\t\"1\n\x07Welcome\x12\x14\n\x0cheartbeat_ns\x18\x01 \x01(\x12\x12\x10\n\x08lease_ns\x18\x02 \x01(\x12\"B\n\x0cMeasureLinks\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x0f\n\x07targets\x18\x02 \x03(\t\x12\x10\n\x08measures\x18\x03 \x03(\t\"K\n\rLinksMeasured\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12)\n\x08readings\x18\x02 \x03(\x0b\x32\x17.peerbed.v1.LinkReading\"\t\n\x07Prepare\"\x07\n\x05Ready\"\x1b\n\x05Start\x12\x12\n\nat_wall_ns\x18\x01 \x01(\x12\"~\n\tHeartbeat\x12\r\n\x05phase\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x15\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04loss\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmodel_bytes\x18\x05 \x01(\x04\x42\x0b\n\t_accuracyB\x07\n\x05_loss\"%\n\x04\x44one\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\"\x16\n\x04Stop\x12\x0e\n\x06reason\x18\x01 \x01(\t\"%\n\x05Leave\x12\x12\n\x05\x65rror\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_error\"\x18\n\x06Refuse\x12\x0e\n\x06reason\x18\x01 \x01(\t\"+\n\x0b\x43hangeLinks\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04plan\x18\x02 \x01(\t\"<\n\x0cLinksChanged\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\x05\x65rror\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_error\".\n\x08Underway\x12\x12\n\nat_wall_ns\x18\x01 \x01(\x12\x12\x0e\n\x06reason\x18\x02 \x01(\t2L\n\tSignaling\x12?\n\x07\x43onnect\x12\x17.peerbed.v1.SignalFrame\x1a\x17.peerbed.v1.SignalFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,33 +32,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'signaling_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SIGNALFRAME']._serialized_start=32
-  _globals['_SIGNALFRAME']._serialized_end=625
-  _globals['_LINKREADING']._serialized_start=628
-  _globals['_LINKREADING']._serialized_end=887
-  _globals['_HELLO']._serialized_start=889
-  _globals['_HELLO']._serialized_end=931
-  _globals['_WELCOME']._serialized_start=933
-  _globals['_WELCOME']._serialized_end=982
-  _globals['_MEASURELINKS']._serialized_start=984
-  _globals['_MEASURELINKS']._serialized_end=1050
-  _globals['_LINKSMEASURED']._serialized_start=1052
-  _globals['_LINKSMEASURED']._serialized_end=1127
-  _globals['_PREPARE']._serialized_start=1129
-  _globals['_PREPARE']._serialized_end=1138
-  _globals['_READY']._serialized_start=1140
-  _globals['_READY']._serialized_end=1147
-  _globals['_START']._serialized_start=1149
-  _globals['_START']._serialized_end=1176
-  _globals['_HEARTBEAT']._serialized_start=1178
-  _globals['_HEARTBEAT']._serialized_end=1304
-  _globals['_DONE']._serialized_start=1306
-  _globals['_DONE']._serialized_end=1343
-  _globals['_STOP']._serialized_start=1345
-  _globals['_STOP']._serialized_end=1367
-  _globals['_LEAVE']._serialized_start=1369
-  _globals['_LEAVE']._serialized_end=1406
-  _globals['_REFUSE']._serialized_start=1408
-  _globals['_REFUSE']._serialized_end=1432
-  _globals['_SIGNALING']._serialized_start=1434
-  _globals['_SIGNALING']._serialized_end=1510
+  _globals['_SIGNALFRAME']._serialized_end=767
+  _globals['_LINKREADING']._serialized_start=770
+  _globals['_LINKREADING']._serialized_end=1105
+  _globals['_HELLO']._serialized_start=1107
+  _globals['_HELLO']._serialized_end=1149
+  _globals['_WELCOME']._serialized_start=1151
+  _globals['_WELCOME']._serialized_end=1200
+  _globals['_MEASURELINKS']._serialized_start=1202
+  _globals['_MEASURELINKS']._serialized_end=1268
+  _globals['_LINKSMEASURED']._serialized_start=1270
+  _globals['_LINKSMEASURED']._serialized_end=1345
+  _globals['_PREPARE']._serialized_start=1347
+  _globals['_PREPARE']._serialized_end=1356
+  _globals['_READY']._serialized_start=1358
+  _globals['_READY']._serialized_end=1365
+  _globals['_START']._serialized_start=1367
+  _globals['_START']._serialized_end=1394
+  _globals['_HEARTBEAT']._serialized_start=1396
+  _globals['_HEARTBEAT']._serialized_end=1522
+  _globals['_DONE']._serialized_start=1524
+  _globals['_DONE']._serialized_end=1561
+  _globals['_STOP']._serialized_start=1563
+  _globals['_STOP']._serialized_end=1585
+  _globals['_LEAVE']._serialized_start=1587
+  _globals['_LEAVE']._serialized_end=1624
+  _globals['_REFUSE']._serialized_start=1626
+  _globals['_REFUSE']._serialized_end=1650
+  _globals['_CHANGELINKS']._serialized_start=1652
+  _globals['_CHANGELINKS']._serialized_end=1695
+  _globals['_LINKSCHANGED']._serialized_start=1697
+  _globals['_LINKSCHANGED']._serialized_end=1757
+  _globals['_UNDERWAY']._serialized_start=1759
+  _globals['_UNDERWAY']._serialized_end=1805
+  _globals['_SIGNALING']._serialized_start=1807
+  _globals['_SIGNALING']._serialized_end=1883
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SignalFrame(_message.Message):
-    __slots__ = ("session", "member", "incarnation", "round", "attempt", "hello", "welcome", "measure_links", "links_measured", "prepare", "ready", "start", "heartbeat", "done", "stop", "leave", "refuse")
+    __slots__ = ("session", "member", "incarnation", "round", "attempt", "hello", "welcome", "measure_links", "links_measured", "prepare", "ready", "start", "heartbeat", "done", "stop", "leave", "refuse", "change_links", "links_changed", "underway")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,9 @@ class SignalFrame(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     REFUSE_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_LINKS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    UNDERWAY_FIELD_NUMBER: _ClassVar[int]
     session: str
     member: str
     incarnation: int
@@ -42,10 +45,13 @@ class SignalFrame(_message.Message):
     stop: Stop
     leave: Leave
     refuse: Refuse
-    def __init__(self, session: _Optional[str] = ..., member: _Optional[str] = ..., incarnation: _Optional[int] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., measure_links: _Optional[_Union[MeasureLinks, _Mapping]] = ..., links_measured: _Optional[_Union[LinksMeasured, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., refuse: _Optional[_Union[Refuse, _Mapping]] = ...) -> None: ...
+    change_links: ChangeLinks
+    links_changed: LinksChanged
+    underway: Underway
+    def __init__(self, session: _Optional[str] = ..., member: _Optional[str] = ..., incarnation: _Optional[int] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., measure_links: _Optional[_Union[MeasureLinks, _Mapping]] = ..., links_measured: _Optional[_Union[LinksMeasured, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., refuse: _Optional[_Union[Refuse, _Mapping]] = ..., change_links: _Optional[_Union[ChangeLinks, _Mapping]] = ..., links_changed: _Optional[_Union[LinksChanged, _Mapping]] = ..., underway: _Optional[_Union[Underway, _Mapping]] = ...) -> None: ...
 
 class LinkReading(_message.Message):
-    __slots__ = ("source", "target", "rtt_ns", "goodput_bps", "loss", "loss_packets", "transport", "error")
+    __slots__ = ("source", "target", "rtt_ns", "goodput_bps", "loss", "loss_packets", "transport", "error", "jitter_ns", "duplicate")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     RTT_NS_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +60,8 @@ class LinkReading(_message.Message):
     LOSS_PACKETS_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    JITTER_NS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     source: str
     target: str
     rtt_ns: int
@@ -62,7 +70,9 @@ class LinkReading(_message.Message):
     loss_packets: int
     transport: str
     error: str
-    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., rtt_ns: _Optional[int] = ..., goodput_bps: _Optional[float] = ..., loss: _Optional[float] = ..., loss_packets: _Optional[int] = ..., transport: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    jitter_ns: int
+    duplicate: float
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., rtt_ns: _Optional[int] = ..., goodput_bps: _Optional[float] = ..., loss: _Optional[float] = ..., loss_packets: _Optional[int] = ..., transport: _Optional[str] = ..., error: _Optional[str] = ..., jitter_ns: _Optional[int] = ..., duplicate: _Optional[float] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("emulator", "applied")
@@ -151,3 +161,27 @@ class Refuse(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class ChangeLinks(_message.Message):
+    __slots__ = ("number", "plan")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    plan: str
+    def __init__(self, number: _Optional[int] = ..., plan: _Optional[str] = ...) -> None: ...
+
+class LinksChanged(_message.Message):
+    __slots__ = ("number", "error")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    error: str
+    def __init__(self, number: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class Underway(_message.Message):
+    __slots__ = ("at_wall_ns", "reason")
+    AT_WALL_NS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    at_wall_ns: int
+    reason: str
+    def __init__(self, at_wall_ns: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...

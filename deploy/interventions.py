@@ -1,0 +1,204 @@
+"""What was done to a run on purpose, by plan and by hand, and what the verdict makes of it (pure).
+
+A node that was stopped on purpose is no failure: the checks pass over what follows from it, and the
+verdict names it among its remarks. A change of links is held against what each node has recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deploy.history import Event, History, as_float, last, of_kind, started_at
+from deploy.orders import BY_HAND, Order
+from deploy.plan import Plan
+from node.config import Emulator, LinkChange, Replan, from_json, to_json
+from node.links.pending import Pending
+from node.units import SECOND, Nanos
+
+LATE_S: Final = 0.25
+"""From the time of a change to its being in force, on a machine that is not overloaded."""
+_SAME_NS: Final = 1_000
+_ENDS: Final = ("leave", "crash", "restart")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed:
+    """Something that was done to a node.
+
+    Args:
+        what: in words, such as `killed by plan at 10 s`.
+        at_s: when it was done, on the run clock.
+        late_s: by how much later than asked it was begun.
+        error: why it could not be done.
+    """
+
+    number: int
+    node: str
+    verb: str
+    by: str
+    what: str
+    at_s: float | None
+    late_s: float
+    error: str | None
+
+
+def deeds(actions: Sequence[Event]) -> list[Deed]:
+    """What was done to nodes, in order."""
+    found = []
+    for event in of_kind(actions, "control"):
+        asked, begun = as_float(event.get("asked")), as_float(event.get("begun"))
+        found.append(
+            Deed(
+                number=int(event.get("number") or 0),
+                node=str(event.get("member")),
+                verb=str(event.get("verb")),
+                by=str(event.get("by")),
+                what="; ".join(map(str, event.get("what") or ())),
+                at_s=as_float(event.get("t")),
+                late_s=0.0 if asked is None or begun is None else max(0.0, begun - asked),
+                error=None if event.get("error") is None else str(event["error"]),
+            )
+        )
+    return sorted(found, key=lambda deed: deed.number)
+
+
+def stopped(history: History) -> dict[str, Deed]:
+    """The nodes that do not run as they were meant to, because of what was done to them last."""
+    fates: dict[str, Deed] = {}
+    for deed in deeds(history.actions):
+        if deed.error is not None:
+            continue
+        if deed.verb == "resume":
+            fates.pop(deed.node, None)
+        elif deed.verb == "pause" or deed.verb in _ENDS:
+            fates[deed.node] = deed
+    return fates
+
+
+def remarks(history: History) -> list[str]:
+    """What was done on purpose, for the verdict, in order: it does not speak against a run."""
+    found: list[tuple[int, str]] = []
+    for deed in deeds(history.actions):
+        late = f", {deed.late_s:.2f} s late" if deed.late_s > LATE_S else ""
+        if deed.error is None:
+            found.append((deed.number, f"{deed.node}: {deed.what}{late}"))
+        elif deed.by == BY_HAND:
+            found.append((deed.number, f"{deed.node}: not {deed.what}: {deed.error}"))
+    for order in history.orders:
+        if order.kind == "links" and order.plans:
+            text = "; ".join(what.removesuffix(" (by hand)") for what in order.what)
+            when = f"{order.at_ns / SECOND:.6g} s"
+            found.append((order.number, f"links changed by hand at {when}: {text}"))
+    return [*modelled(history.plan), *(text for _, text in sorted(found))]
+
+
+def modelled(plan: Plan) -> Iterator[str]:
+    """What the links of a run are not, though the file has it."""
+    links = plan.nodes[0].config.links
+    if links.shared and links.emulator is Emulator.APPLICATION:
+        names = ", ".join(link.name for link in links.shared[:4])
+        more = f" and {len(links.shared) - 4} more" if len(links.shared) > 4 else ""
+        yield (f"the local backend does not share out {names}{more}: each path has the whole rate")
+
+
+def failures(history: History) -> Iterator[tuple[str, str]]:
+    """What was planned for a node and could not be done: its name, and why."""
+    for deed in deeds(history.actions):
+        if deed.error is not None and deed.by != BY_HAND:
+            yield deed.node, f"not {deed.what}: {deed.error}"
+
+
+# Links -------------------------------------------------------------------------------------------
+
+
+def expected_changes(history: History, node: str) -> list[LinkChange]:
+    """What should have become of a node's links, in order of time, over the whole run."""
+    config = next(n.config for n in history.plan.nodes if n.name == node)
+    pending, done = Pending(config.links.changes), []
+    for order in history.orders:
+        if node in order.plans:
+            plan = _replan(order, node)
+            done += pending.due(plan.at_ns - 1)
+            pending.replan(plan)
+    return [*done, *pending.due(2**63)]
+
+
+def unapplied(history: History) -> Iterator[tuple[str, str]]:
+    """Changes of links that a node has not made, not in time or not right: its name, and what."""
+    until_s = _ended_s(history)
+    fates = stopped(history)
+    disturbed = {deed.node for deed in deeds(history.actions) if deed.error is None}
+    for node, events in history.nodes.items():
+        records = of_kind(events, "link")
+        for record in records:
+            if record.get("error"):
+                yield node, f"links not as planned at {record.get('at')} s: {record['error']}"
+        end_s = min(until_s, fates[node].at_s or 0.0) if node in fates else until_s
+        for change in expected_changes(history, node):
+            if change.at_ns / SECOND > end_s - 2 * LATE_S:
+                continue
+            when = f"{change.at_ns / SECOND:.6g} s"
+            if (late := _lateness(records, change.at_ns)) is None:
+                yield node, f"links were not changed at {when}: {'; '.join(change.what)}"
+            elif late > LATE_S and node not in disturbed:
+                yield node, f"what changes at {when} was in force {late:.2f} s later"
+
+
+def _lateness(records: Sequence[Event], at_ns: Nanos) -> float | None:
+    """How late the first record of a change is, in seconds; None without one."""
+    for record in records:
+        at = as_float(record.get("at"))
+        if at is not None and abs(at * SECOND - at_ns) < _SAME_NS:
+            return (as_float(record.get("late_ms")) or 0.0) / 1000
+    return None
+
+
+def _replan(order: Order, node: str) -> Replan:
+    return from_json(Replan, json.dumps(order.plans[node]))
+
+
+def _ended_s(history: History) -> float:
+    """When the run was told to end, on the run clock."""
+    began = started_at(history.coordinator)
+    ended = as_float(last(history.coordinator, "stop").get("wall"))
+    return 0.0 if began is None or ended is None else ended - began
+
+
+def plan_json(plan: Replan) -> Mapping[str, Any]:
+    """A node's part of an order file."""
+    content: Mapping[str, Any] = json.loads(to_json(plan))
+    return content
+
+
+# What is in force --------------------------------------------------------------------------------
+
+
+def summary(history: History) -> list[dict[str, Any]]:
+    """All that was done on purpose, for `summary.json`, in order of time."""
+    done: list[dict[str, Any]] = [
+        {
+            "at_s": deed.at_s,
+            "node": deed.node,
+            "verb": deed.verb,
+            "by": deed.by,
+            "what": deed.what,
+            "error": deed.error,
+        }
+        for deed in deeds(history.actions)
+    ]
+    done += [
+        {
+            "at_s": order.at_ns / SECOND,
+            "node": None,
+            "verb": "links",
+            "by": order.by,
+            "what": "; ".join(order.what),
+            "error": None,
+        }
+        for order in history.orders
+        if order.kind == "links"
+    ]
+    return sorted(done, key=lambda entry: entry["at_s"] if entry["at_s"] is not None else -1.0)
