@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from deploy import interventions
 from deploy.history import History, as_float, as_int, describe_exit, last, of_kind, started_at
 from deploy.summary import ended_rounds
 from node.config import LinkPolicy
@@ -19,6 +20,9 @@ _BYTES_SLACK: Final = 256 * 1024
 """For each ordered pair: what may be on its way between two nodes' last words."""
 _STOPPED: Final = "stopped from outside"
 """What members say when `deploy` ends them."""
+_OF_AGENT: Final = frozenset({"link"})
+"""Records that the link agent writes into its node's file: a process of its own, whose lines may
+stand behind later ones of the node's."""
 _NAMES_MAX: Final = 8
 """As many members or links are named in one reason."""
 _START_SKEW_S: Final = 0.25
@@ -51,12 +55,15 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     exit_status: int = 0
     """Of `deploy`: see `_status`."""
+    remarks: tuple[str, ...] = ()
+    """What else is worth knowing: what was done on purpose. It does not speak against a run."""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "verdict": self.judgement.value,
             "reasons": list(self.reasons),
             "exit_status": self.exit_status,
+            "remarks": list(self.remarks),
         }
 
 
@@ -74,9 +81,22 @@ def judge(history: History, checks: Sequence[Check] | None = None) -> Verdict:
                 _unknown(f"check {check.__name__} failed: {type(error).__name__}: {error}")
             )
     judgement = next((j for j in _GRAVEST_FIRST if any(f.judgement is j for f in findings)), None)
+    remarks = _remarks(history)
     if judgement is None:
-        return Verdict(judgement=Judgement.VALID)
-    return Verdict(judgement=judgement, reasons=_reasons(findings), exit_status=_status(history))
+        return Verdict(judgement=Judgement.VALID, remarks=remarks)
+    return Verdict(
+        judgement=judgement,
+        reasons=_reasons(findings),
+        exit_status=_status(history),
+        remarks=remarks,
+    )
+
+
+def _remarks(history: History) -> tuple[str, ...]:
+    try:
+        return tuple(interventions.remarks(history))
+    except Exception as error:  # as above
+        return (f"what was done on purpose cannot be told: {type(error).__name__}: {error}",)
 
 
 def _reasons(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -148,8 +168,10 @@ def errors(history: History) -> Iterator[Finding]:
 
 def members(history: History) -> Iterator[Finding]:
     """Every member was started, ended by itself, and said that all was well."""
-    ending = history.ending
+    ending, on_purpose = history.ending, interventions.stopped(history)
     for name in ("coordinator", *history.nodes):
+        if name in on_purpose:
+            continue
         state = ending.members.get(name)
         if state is None:
             if ending.interrupted is None:
@@ -169,7 +191,8 @@ def members(history: History) -> Iterator[Finding]:
             words = "" if told else ending.last_words.get(name, "")
             yield _invalid(describe_exit(state) + (f": {words}" if words else ""), name)
     for name in ending.killed:
-        yield _invalid("it did not stop when asked to, and was killed", name)
+        if name not in on_purpose:
+            yield _invalid("it did not stop when asked to, and was killed", name)
 
 
 def ends(history: History) -> Iterator[Finding]:
@@ -193,18 +216,24 @@ def ends(history: History) -> Iterator[Finding]:
         if len(set(reached.values())) <= 1:
             yield _invalid(f"the run ended for another reason than its stop conditions: {reason}")
     elif reason == "rounds":
+        on_purpose = interventions.stopped(history)
         for name, events in history.nodes.items():
-            if (rounds := ended_rounds(events)) < (stop.rounds or 0):
+            if (rounds := ended_rounds(events)) < (stop.rounds or 0) and name not in on_purpose:
                 yield _invalid(f"{rounds} rounds of {stop.rounds}", name)
 
 
 def learning(history: History) -> Iterator[Finding]:
-    """Every node trained and was evaluated."""
+    """Every node trained and was evaluated, unless it was to send load instead."""
+    if all(node.config.load is not None for node in history.plan.nodes):
+        return
     if started_at(history.coordinator) is None:
         if history.ending.interrupted is None:
             yield _invalid("the run ended before training began")
         return
+    on_purpose = interventions.stopped(history)
     for name, events in history.nodes.items():
+        if name in on_purpose:
+            continue
         if not of_kind(events, "evaluation"):
             yield _invalid("no evaluation", name)
         elif not of_kind(events, "round"):
@@ -254,6 +283,8 @@ def traffic(history: History) -> Iterator[Finding]:
                 f"{name}: {wire:.0f} bytes left its interface, fewer than the {there:.0f} of model"
                 " that its peers acknowledged"
             )
+    if interventions.stopped(history):
+        return  # what it counted last is not all that it did
     totals = {
         key: sum(as_int(count.get(key), 0) for count in counts.values())
         for key in ("model_sent", "model_received", "model_delivered")
@@ -265,6 +296,14 @@ def traffic(history: History) -> Iterator[Finding]:
     ):
         if totals[less] > totals[more] + slack:
             yield _invalid(f"more model bytes {what}: {totals[less]}, not {totals[more]}")
+
+
+def changes(history: History) -> Iterator[Finding]:
+    """Every change of links was made in time by every node that it concerns; so was what was
+    planned for nodes."""
+    if history.ending.interrupted is None:
+        for name, why in (*interventions.failures(history), *interventions.unapplied(history)):
+            yield _invalid(why, name)
 
 
 def lines(history: History) -> Iterator[Finding]:
@@ -281,7 +320,7 @@ def clock(history: History) -> Iterator[Finding]:
         before = 0.0
         for event in events:
             t, wall = as_float(event.get("t")), as_float(event.get("wall"))
-            if t is None:
+            if t is None or event.get("kind") in _OF_AGENT:
                 continue
             if t < before:
                 yield _invalid(f"its run clock went back from {before:.3f} s to {t:.3f} s", name)
@@ -305,6 +344,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     learning,
     links,
     traffic,
+    changes,
     lines,
     clock,
 )

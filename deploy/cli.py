@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import click
 
-from deploy.commands import files, looking, machine, running
+from deploy.commands import control, convert, files, looking, machine, running, verify
 
 _EPILOG = """\b
 Examples:
   deploy up topologies/ring.yaml            run it, watch it, read the verdict
   deploy up ring.yaml --set stop.rounds=50  any key of the file
   deploy up ring.yaml -d; deploy wait       in the background
+  deploy link set n-0 n-1 --rate 5mbit      change the run that is under way
   deploy results                            all runs so far
   deploy doctor                             what this machine has and lacks
 
@@ -32,6 +33,6 @@ def cli() -> None:
     """Learning among peers on a network that is what the topology file says, and proves it."""
 
 
-for _group in (running, looking, files, machine):
+for _group in (running, control, verify, looking, files, convert, machine):
     for _command in _group.COMMANDS:
         cli.add_command(_command)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
+from deploy.actions import Actions
 from deploy.backends.base import COORDINATOR, Backend
 from deploy.checks import Verdict, judge
 from deploy.follow import Follower
 from deploy.history import Ending, History, MemberState, describe_exit
 from deploy.interrupt import Interruption
+from deploy.interventions import modelled
 from deploy.live import Screen
 from deploy.plan import Plan
 from deploy.progress import Progress
@@ -77,13 +79,22 @@ def conduct(
     backend: Backend,
     screen: Screen,
     interruption: Interruption,
+    assess: Callable[[History], Verdict] = judge,
 ) -> Verdict:
-    """Run it and judge it. Everything that was started is gone afterwards, or a reason says so."""
+    """Run it and judge it. Everything that was started is gone afterwards, or a reason says so.
+
+    Args:
+        assess: makes the verdict from the run's history.
+    """
     course = _Course()
+    actions = Actions(folder=folder, plan=plan, backend=backend)
     try:
         screen.say(f"starting {len(plan.nodes)} nodes ({backend.kind.value})")
+        for text in modelled(plan):
+            screen.say(f"note: {text}")
         backend.start(plan, folder, interrupted=interruption)
         if not interruption():
+            actions.start()
             course.problems += _follow(
                 folder=folder,
                 plan=plan,
@@ -95,12 +106,22 @@ def conduct(
         course.problems.append(one_line(error))
     except BaseException:
         course.problems.append("deploy itself failed")
+        actions.stop()
         finish(folder=folder, plan=plan, backend=backend, course=course, say=screen.say)
         raise
+    actions.stop()
+    course.problems += actions.problems
     course.interrupted = interruption.reason
     if course.interrupted:
         screen.say(f"{course.interrupted}: ending the run; logs and records are kept")
-    return finish(folder=folder, plan=plan, backend=backend, course=course, say=screen.say)
+    return finish(
+        folder=folder,
+        plan=plan,
+        backend=backend,
+        course=course,
+        say=screen.say,
+        assess=assess,
+    )
 
 
 def abandon(*, folder: RunFolder, plan: Plan, backend: Backend, say: Callable[[str], None]) -> None:
@@ -116,6 +137,7 @@ def finish(
     backend: Backend,
     course: _Course,
     say: Callable[[str], None],
+    assess: Callable[[History], Verdict] = judge,
 ) -> Verdict:
     """Stop, save, remove, judge, store: each step whatever became of the one before."""
     nobody: Mapping[str, MemberState] = {}
@@ -129,7 +151,7 @@ def finish(
     folder.release_reserve()
     history = load_history(folder=folder, plan=plan, ending=course.ending())
     summary = course.attempt(lambda: summarise(history), None)
-    verdict = judge(_with(history, course.ending()))
+    verdict = assess(_with(history, course.ending()))
     try:
         if summary is not None:
             folder.write_json(folder.summary_file, summary)
@@ -147,14 +169,7 @@ def _found_out(history: History) -> dict[str, Any]:
 
 
 def _with(history: History, ending: Ending) -> History:
-    return History(
-        plan=history.plan,
-        nodes=history.nodes,
-        coordinator=history.coordinator,
-        garbled=history.garbled,
-        links=history.links,
-        ending=ending,
-    )
+    return replace(history, ending=ending)
 
 
 def _follow(
@@ -207,9 +222,10 @@ class Watch:
         """None as long as it goes on, else what went wrong that no record tells."""
         coordinator = states.get(COORDINATOR)
         nodes = [state for name, state in states.items() if name != COORDINATOR]
-        alive = [state.member for state in nodes if state.alive]
+        alive = [state for state in nodes if state.alive]
         if coordinator is None or not coordinator.alive:
-            if not alive:
+            # One that is paused does not end by itself, and nobody waits for it.
+            if all(state.status == "paused" for state in alive):
                 return []
             if coordinator is None or coordinator.exit_status not in (0, 1):
                 return [f"the coordinator ended unexpectedly ({describe_exit(coordinator)})"]

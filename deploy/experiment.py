@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -29,6 +29,7 @@ from deploy.checks import Verdict
 from deploy.conduct import conduct
 from deploy.interrupt import Interruption
 from deploy.live import PlainScreen, screen
+from deploy.loading import load_and_warn
 from deploy.plan import (
     RESULTS,
     BackendKind,
@@ -41,7 +42,7 @@ from deploy.render import render
 from deploy.report import print_run, run_json
 from deploy.results import Results, RunFolder, RunState, check_name, new_run_id
 from deploy.sweep import sweep
-from deploy.topology import Topology, load_topology
+from deploy.topology import Topology
 from deploy.version import ROOT, commit, version
 from node.config import Emulator
 from node.core.ids import COORDINATOR
@@ -145,7 +146,7 @@ def check(request: Request, *, say: Say) -> Checked:
     What dead runs left behind is swept first, and the node image is built if it is missing.
     """
     run_id = new_run_id() if request.name is None else check_name(request.name)
-    topology = load_topology(request.file, overrides=request.overrides)
+    topology = load_and_warn(request.file, overrides=request.overrides)
     results = Results(request.results)
     backend = choose_backend(request.backend, say=say)
     sweep(results, say=say)
@@ -212,12 +213,19 @@ def node_image(backend: Backend, *, build: bool, say: Say) -> tuple[str, dict[st
 # The run folder ---------------------------------------------------------------------------------
 
 
-def store(checked: Checked) -> tuple[RunFolder, Plan]:
-    """Make the run folder with all that describes the run; without it where that fails."""
+def store(
+    checked: Checked, *, adapt: Callable[[Plan], Plan] | None = None
+) -> tuple[RunFolder, Plan]:
+    """Make the run folder with all that describes the run; without it where that fails.
+
+    Args:
+        adapt: makes something else of the plan than a run that trains.
+    """
     with checked.results.lock():
         folder = checked.results.create(topology=checked.topology.name, run_id=checked.run_id)
         try:
             plan = _plan(checked, folder)
+            plan = plan if adapt is None else adapt(plan)
             _write(checked, folder, plan)
         except BaseException:
             checked.results.discard(folder)
@@ -254,7 +262,7 @@ def _planned_networks(results: Results) -> list[IPv4Network]:
 
 
 def _write(checked: Checked, folder: RunFolder, plan: Plan) -> None:
-    folder.write_text(folder.topology_file, checked.topology.text.decode())
+    folder.write_text(folder.topology_file, checked.topology.yaml)
     for name, text in render(plan, image=checked.image, results=folder.path).items():
         folder.write_text(folder.path / name, text)
     folder.write_json(folder.manifest_file, _manifest(checked, plan))
@@ -265,6 +273,7 @@ def _write(checked: Checked, folder: RunFolder, plan: Plan) -> None:
 def _manifest(checked: Checked, plan: Plan) -> dict[str, Any]:
     started = time.time()
     asked = plan.nodes[0].config.links.emulator.value
+    trains = plan.nodes[0].config.load is None
     return {
         "peerbed": version(),
         "command": checked.request.command,
@@ -276,7 +285,8 @@ def _manifest(checked: Checked, plan: Plan) -> dict[str, Any]:
         "links": "application-level, on loopback" if asked == "application" else "kernel",
         "emulator": asked,
         "policy": plan.coordinator.policy.value,
-        "algorithm": plan.nodes[0].config.algorithm.name,
+        "purpose": "train" if trains else "verify",
+        "algorithm": plan.nodes[0].config.algorithm.name if trains else None,
         "nodes": len(plan.nodes),
         "seed": plan.seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),

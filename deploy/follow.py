@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from deploy.history import Event
 from deploy.results import RunFolder
@@ -19,6 +21,14 @@ class Tail:
         self._path = path
         self._offset = 0
         self._rest = b""
+
+    @classmethod
+    def from_here(cls, path: Path) -> Self:
+        """What the file gains from now on."""
+        tail = cls(path)
+        with contextlib.suppress(OSError):
+            tail._offset = path.stat().st_size
+        return tail
 
     def lines(self) -> list[bytes]:
         """New lines since the last call, without their ends."""
@@ -50,6 +60,7 @@ class Follower:
 
     def __init__(self, folder: RunFolder, *, nodes: tuple[str, ...]) -> None:
         self._tails = {"coordinator": Tail(folder.coordinator_file)}
+        self._tails["deploy"] = Tail(folder.control_log)
         self._tails |= {name: Tail(folder.node_file(name)) for name in nodes}
 
     def poll(self) -> Iterator[tuple[str, Event]]:

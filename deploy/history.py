@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deploy.orders import Order
 from deploy.plan import Plan
 
 Event = Mapping[str, Any]
@@ -62,6 +63,8 @@ class History:
         coordinator: events of the coordinator.
         garbled: lines that are no event, for each member that has any.
         links: content of `links.json`; None if there is none.
+        actions: what `deploy` did to nodes (`control.jsonl`).
+        orders: what was ordered by plan and by hand, and the coordinator followed.
     """
 
     plan: Plan
@@ -70,6 +73,8 @@ class History:
     garbled: Mapping[str, int]
     links: Mapping[str, Any] | None
     ending: Ending
+    actions: Sequence[Event] = ()
+    orders: Sequence[Order] = ()
 
 
 def describe_exit(state: MemberState | None) -> str:

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PLAIN_EVERY_S: Final = 5.0
-_STYLES: Final = {"failed": "red", "lost": "red", "done": "green", "training": "cyan"}
+_STYLES: Final = {
+    "failed": "red",
+    "lost": "red",
+    "killed": "magenta",
+    "paused": "yellow",
+    "done": "green",
+    "training": "cyan",
+}
 
 
 class Screen(Protocol):
@@ -135,7 +142,8 @@ def node_table(progress: Progress) -> Table:
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table as text."""
-    state = f"{row.state}: {row.error}" if row.error else row.state
+    told = row.error or row.what
+    state = f"{row.state}: {told}" if told else row.state
     loss = "-" if row.loss is None else f"{row.loss:.3f}"
     accuracy = percent(row.accuracy)
     return row.node, state, row.emulator, str(row.round), accuracy, loss, size(row.model_bytes)

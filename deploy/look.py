@@ -42,9 +42,11 @@ def status(reference: str | None, *, results: Path, as_json: bool) -> int:
             "state": state.value,
             "phase": progress.phase if progress else None,
             "accuracy": progress.accuracy if progress else None,
+            "links": _link_changes(progress) if progress else None,
             "nodes": nodes,
             "verdict": verdict.get("verdict"),
             "reasons": verdict.get("reasons", []),
+            "remarks": verdict.get("remarks", []),
         }
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
         return 0
@@ -54,13 +56,23 @@ def status(reference: str | None, *, results: Path, as_json: bool) -> int:
     phase = progress.phase if progress and state is RunState.RUNNING else ""
     words = [f"{folder.topology}/{folder.run_id}:", state.value, phase, verdict.get("verdict", "")]
     console.print(" ".join(filter(None, words)), markup=False, highlight=False)
-    for reason in verdict.get("reasons", []):
+    for reason in (*verdict.get("reasons", []), *verdict.get("remarks", [])):
         console.print(f"  {reason}", markup=False, highlight=False)
     if progress is not None:
         console.print(node_table(progress))
+        if progress.last_change is not None:
+            at, what = progress.last_change
+            times = "once" if progress.link_changes == 1 else f"{progress.link_changes} times"
+            text = f"links have changed {times}, last at {at:.6g} s: {what}"
+            console.print(text, markup=False, highlight=False)
     if state is RunState.ABANDONED:
         console.print("its deploy was killed; deploy down removes what is left", markup=False)
     return 0
+
+
+def _link_changes(progress: Progress) -> dict[str, Any]:
+    at, what = progress.last_change or (None, None)
+    return {"changes": progress.link_changes, "last_at_s": at, "last": what}
 
 
 def read_progress(folder: RunFolder) -> Progress | None:
@@ -224,6 +236,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "verdict": (run.verdict or {}).get("verdict"),
         "backend": manifest.get("backend"),
         "nodes": manifest.get("nodes"),
+        "purpose": manifest.get("purpose", "train"),
         "algorithm": manifest.get("algorithm"),
         "accuracy": as_float(accuracy),
         "duration_s": as_float(summary.get("duration_s")),
@@ -249,7 +262,7 @@ def _print_rows(rows: list[dict[str, Any]], results: Results) -> None:
             str(row["started"] or "-").replace("T", " ").rstrip("Z"),
             str(row["verdict"] or row["state"]),
             str(row["backend"] or "-"),
-            str(row["algorithm"] or "-"),
+            str(row["algorithm"] or (row["purpose"] if row["purpose"] != "train" else "-")),
             str(row["nodes"] or "-"),
             percent(row["accuracy"]),
             "-" if duration is None else f"{duration:.1f}",

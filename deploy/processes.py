@@ -30,9 +30,14 @@ def labelled(folder: RunFolder) -> Iterator[tuple[int, str]]:
             yield int(entry.name), member
 
 
-def signal_all(folder: RunFolder, number: signal.Signals) -> None:
-    """Signal every process of a run. A descriptor pins each, so that a reused pid is never hit."""
-    for pid, _ in list(labelled(folder)):
+def signal_all(folder: RunFolder, number: signal.Signals, *, member: str | None = None) -> None:
+    """Signal every process of a run, or of one member of it.
+
+    A descriptor pins each, so that a reused pid is never hit.
+    """
+    for pid, whose in list(labelled(folder)):
+        if member is not None and whose != member:
+            continue
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(pid)
             try:

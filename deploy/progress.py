@@ -16,6 +16,17 @@ _SAID = {
     "running": "training",
 }
 
+DEPLOY = "deploy"
+"""Whose records tell what was done to nodes."""
+_AFTER = {
+    "leave": "leaving",
+    "crash": "killed",
+    "pause": "paused",
+    "resume": "training",
+    "restart": "restarted",
+}
+"""The state of a node after that was done to it."""
+
 
 @dataclass(slots=True)
 class Row:
@@ -29,6 +40,8 @@ class Row:
     model_bytes: int = 0
     emulator: str = ""
     error: str = ""
+    what: str = ""
+    """What was done to it on purpose last."""
 
 
 class Progress:
@@ -42,6 +55,10 @@ class Progress:
     def __init__(self, *, nodes: tuple[str, ...], stop: StopConfig) -> None:
         self.rows = {name: Row(node=name) for name in nodes}
         self.phase = "starting"
+        self.link_changes = 0
+        """Times at which links have changed so far."""
+        self.last_change: tuple[float, str] | None = None
+        """Of those the last: when, on the run clock, and what."""
         self.started_at: float | None = None
         """Unix time at which the run clock stood at zero."""
         self._stop = stop
@@ -74,6 +91,8 @@ class Progress:
 
     def feed(self, member: str, event: Mapping[str, Any]) -> list[str]:
         """Take in a record of a member; returns lines worth telling a user."""
+        if member == DEPLOY:
+            return self._of_deploy(event)
         row = self.rows.get(member)
         return self._of_coordinator(event) if row is None else self._of_node(row, event)
 
@@ -92,7 +111,32 @@ class Progress:
             return [f"{row.node}: {row.error}"]
         elif kind == "bytes":
             row.model_bytes = as_int(event.get("model_sent"), row.model_bytes)
+        elif kind == "link":
+            return self._links_changed(row, event)
         return []
+
+    def _links_changed(self, row: Row, event: Mapping[str, Any]) -> list[str]:
+        """A node has changed its links; the first to say so tells of it."""
+        at = as_float(event.get("at"))
+        what = "; ".join(map(str, event.get("what") or ()))
+        lines = [f"{row.node}: links not as asked: {event['error']}"] if event.get("error") else []
+        if at is not None and (self.last_change is None or at > self.last_change[0]):
+            self.link_changes += 1
+            self.last_change = (at, what)
+            lines.insert(0, f"{at:.6g} s: {what}")
+        return lines
+
+    def _of_deploy(self, event: Mapping[str, Any]) -> list[str]:
+        """Something was done to a node."""
+        row = self.rows.get(str(event.get("member")))
+        if row is None:
+            return []
+        what = "; ".join(map(str, event.get("what") or ()))
+        if event.get("error"):
+            return [f"{row.node}: not {what}: {event['error']}"]
+        row.state = _AFTER.get(str(event.get("verb")), row.state)
+        row.what = what
+        return [f"{row.node}: {what}"]
 
     def _of_coordinator(self, event: Mapping[str, Any]) -> list[str]:
         match event.get("kind"):
@@ -129,6 +173,6 @@ class Progress:
             row.state = state
             row.error = str(event.get("error") or "")
             return [f"{row.node}: {row.error or state}"]
-        if state == "done":
-            row.state = "done"
+        if state in ("done", "idle"):
+            row.state = state
         return []

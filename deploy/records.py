@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.history import Ending, Event, History
+from deploy.history import Ending, Event, History, of_kind
+from deploy.order_files import read_orders
+from deploy.orders import Order
 from deploy.plan import Plan
 from deploy.results import RunFolder
 from node import metrics
@@ -25,7 +28,19 @@ def load_history(*, folder: RunFolder, plan: Plan, ending: Ending) -> History:
         garbled={member: count for member, (_, count) in read.items() if count},
         links=folder.read_json(folder.links_file),
         ending=ending,
+        actions=read_events(folder.control_log)[0],
+        orders=followed(folder, read["coordinator"][0]),
     )
+
+
+def followed(folder: RunFolder, coordinator: Sequence[Event]) -> tuple[Order, ...]:
+    """The orders that the coordinator has said that it follows, in order."""
+    numbers = {
+        event.get("number")
+        for event in of_kind(coordinator, "control")
+        if event.get("state") == "ordered"
+    }
+    return tuple(order for order in read_orders(folder) if order.number in numbers)
 
 
 def read_events(path: Path) -> tuple[list[Event], int]:

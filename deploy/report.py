@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _VERDICT_STYLES: Final = {"valid": "bold green", "invalid": "bold red", "unknown": "bold yellow"}
+_ROWS_MAX: Final = 40
+"""Of a table of pairs; those that are not as asked are always the first to be in it."""
 _FORMATS: Final = (".png", ".svg", ".pdf")
 
 
@@ -33,6 +35,7 @@ def run_json(folder: RunFolder, *, verdict: Mapping[str, Any] | None = None) -> 
         **(verdict or folder.verdict or {"verdict": None, "reasons": []}),
         "summary": folder.summary,
         "links": folder.read_json(folder.links_file),
+        "verify": folder.read_json(folder.verify_file),
         "manifest": folder.manifest,
     }
 
@@ -43,20 +46,27 @@ def print_run(folder: RunFolder, *, verdict: Mapping[str, Any] | None = None) ->
     from rich.text import Text
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
-    summary = folder.summary
-    if summary is not None and summary.get("duration_s") is not None:
+    summary, trained = folder.summary, folder.manifest.get("purpose") != "verify"
+    if trained and summary is not None and summary.get("duration_s") is not None:
         console.print(_nodes(summary))
     links = folder.read_json(folder.links_file)
     if links is not None and links.get("pairs"):
         console.print(_links(links))
-    for line in _totals(summary or {}):
+    for line in _totals(summary or {}) if trained else ():
         console.print(line, markup=False)
+    if (verified := folder.read_json(folder.verify_file)) is not None:
+        from deploy.verify.tables import tables
+
+        for part in tables(verified):
+            console.print(part, markup=False)
     judged = verdict or folder.verdict or {"verdict": folder.state().value, "reasons": []}
     word = str(judged["verdict"])
     style = _VERDICT_STYLES.get(word, "bold")
     console.print(Text(f"{folder.topology}/{folder.run_id}: ").append(word, style=style))
     for reason in judged.get("reasons", []):
         console.print(f"  - {reason}", markup=False)
+    for remark in judged.get("remarks", []):
+        console.print(f"  note: {remark}", markup=False)
     console.print(str(folder.path), markup=False, soft_wrap=True)
 
 
@@ -92,7 +102,13 @@ def _links(links: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("as asked")
     by_pair = {(p.get("from"), p.get("to")): p for p in links["pairs"]}
-    for (source, target), pair in by_pair.items():
+    shown = by_pair
+    if len(by_pair) > _ROWS_MAX:
+        worst = sorted(by_pair, key=lambda ends: by_pair[ends].get("ok") is not False)[:_ROWS_MAX]
+        shown = {ends: by_pair[ends] for ends in by_pair if ends in set(worst)}
+        fine = sum(pair.get("ok") is True for pair in by_pair.values())
+        table.caption = f"{len(shown)} of {len(by_pair)} pairs; {fine} are as asked"
+    for (source, target), pair in shown.items():
         asked, measured = pair.get("asked") or {}, pair.get("measured") or {}
         back = (by_pair.get((target, source), pair).get("asked")) or {}
         delays = [as_float(direction.get("delay_ms")) for direction in (asked, back)]

@@ -4,7 +4,9 @@
     results/<topology>/<run id>/
         topology.yaml plan.json compose.yaml manifest.json links/   written before anything starts
         nodes/<node>.jsonl coordinator.jsonl links.json             written by the run itself
+        control/<number>.json control.jsonl                         orders by plan and by hand; done
         logs/<member>.log deploy.log                                what they printed
+        verify.json network.png timeline.png                        of `deploy verify`
         owner.json                                                  who runs it: see deploy/owner.py
         summary.json verdict.json                                   last; no verdict: not ended
 
@@ -130,6 +132,28 @@ class RunFolder:
     @property
     def verdict_file(self) -> Path:
         return self.path / "verdict.json"
+
+    @property
+    def control(self) -> Path:
+        """Orders to a run that is under way: see `deploy/order_files.py`."""
+        return self.path / "control"
+
+    @property
+    def control_log(self) -> Path:
+        """What `deploy` did to nodes."""
+        return self.path / "control.jsonl"
+
+    @property
+    def verify_file(self) -> Path:
+        return self.path / "verify.json"
+
+    @property
+    def network_picture(self) -> Path:
+        return self.path / "network.png"
+
+    @property
+    def timeline_picture(self) -> Path:
+        return self.path / "timeline.png"
 
     def node_file(self, node: str) -> Path:
         return self.nodes / f"{node}.jsonl"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
+from deploy import interventions
 from deploy.history import Event, History, as_float, as_int, last, of_kind, started_at
 
 TARGETS: Final = (0.5, 0.8, 0.9, 0.95)
@@ -48,6 +49,7 @@ def summarise(history: History) -> dict[str, Any]:
         "bytes": {key: _sum(node["bytes"][key] for node in nodes.values()) for key in BYTES},
         "time_to_accuracy": {f"{target:g}": first_time(mean, target) for target in targets},
         "staleness": spread(node["staleness"]["mean"] for node in nodes.values()),
+        "interventions": interventions.summary(history),
         "nodes": nodes,
     }
 
@@ -63,6 +65,7 @@ def _node(history: History, name: str) -> dict[str, Any]:
     done = [e for e in of_kind(history.coordinator, "member") if e.get("member") == name]
     ended = last([e for e in done if e.get("state") == "done"], "member")
     state = history.ending.members.get(name)
+    fate = interventions.stopped(history).get(name)
     return {
         "rounds": ended_rounds(events),
         "accuracy": as_float(evaluation.get("accuracy")),
@@ -74,6 +77,7 @@ def _node(history: History, name: str) -> dict[str, Any]:
         "late_s": _sum_float(event.get("late_s") for event in rounds),
         "stop": ended.get("reason") or last(events, "stop").get("reason"),
         "exit_status": state.exit_status if state is not None else None,
+        "on_purpose": fate.what if fate is not None else None,
     }
 
 

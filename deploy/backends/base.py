@@ -43,6 +43,12 @@ class Backend(Protocol):
     def poll(self, folder: RunFolder) -> Mapping[str, MemberState]:
         """Every member that was started and not removed."""
 
+    def act(self, folder: RunFolder, node: str, verb: str) -> None:
+        """Do something to a node: leave, crash, pause, resume or restart. Returns when it is done.
+
+        May be called from several threads at once. Raises RunFailed where it cannot be done.
+        """
+
     def stop(self, folder: RunFolder, *, grace_s: float = STOP_GRACE_S) -> list[str]:
         """Ask all to stop, kill after `grace_s`; returns whom it had to kill."""
 

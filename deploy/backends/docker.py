@@ -38,6 +38,8 @@ _COMPOSE_GRACE_S: Final = 5
 _DOWN_TIMEOUT_S: Final = 60
 _LOG_MAX_BYTES: Final = 32 << 20
 _THREADS: Final = 16
+_RESTART_S: Final = 10
+"""From a container's end by a signal to the engine's word of it."""
 
 
 def project(run_id: str) -> str:
@@ -141,6 +143,21 @@ class DockerBackend:
             oom_killed=bool(state["OOMKilled"]),
             error=str(state["Error"]) or None,
         )
+
+    def act(self, folder: RunFolder, node: str, verb: str) -> None:
+        with _engine_faults():
+            found = self.client.containers.list(
+                all=True, sparse=True, filters={"label": [*_labels(folder), f"{NODE_LABEL}={node}"]}
+            )
+        if not found:
+            raise RunFailed("it has no container any more", where=node)
+        import requests
+        from docker.errors import DockerException
+
+        try:
+            _ACTS[verb](found[0])
+        except (DockerException, requests.RequestException) as error:
+            raise RunFailed(f"cannot {verb}: {_one_line(error)}", where=node) from error
 
     def stop(self, folder: RunFolder, *, grace_s: float = STOP_GRACE_S) -> list[str]:
         end_all(folder, grace_s=_COMPOSE_GRACE_S)  # Compose of an owner that was killed
@@ -320,6 +337,39 @@ def _kill(container: Container) -> None:
 
     with contextlib.suppress(APIError):  # it has just ended by itself
         container.kill(signal="SIGKILL")
+
+
+def _leave(container: Container) -> None:
+    _awake(container)
+    container.kill(signal="SIGTERM")
+
+
+def _crash(container: Container) -> None:
+    _awake(container)
+    container.kill(signal="SIGKILL")
+
+
+def _restart(container: Container) -> None:
+    """Killed, if it runs, and started again."""
+    if container.attrs["State"] != "exited":
+        _crash(container)
+        container.wait(timeout=_RESTART_S)
+    container.start()
+
+
+def _awake(container: Container) -> None:
+    """The engine signals no container that is paused."""
+    if container.attrs["State"] == "paused":
+        container.unpause()
+
+
+_ACTS: Final[Mapping[str, Callable[[Container], None]]] = {
+    "leave": _leave,
+    "crash": _crash,
+    "pause": lambda container: container.pause(),
+    "resume": lambda container: container.unpause(),
+    "restart": _restart,
+}
 
 
 def _save_log(container: Container, folder: RunFolder) -> None:

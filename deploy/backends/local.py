@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deploy import host
 from deploy.backends.base import COORDINATOR, STOP_GRACE_S, Interrupted
@@ -26,6 +26,13 @@ from deploy.plan import BackendKind, Plan
 from deploy.processes import labelled, labels, signal_all
 from deploy.results import RunFolder, writing
 from node.errors import EnvironmentFault, PeerbedError, RunFailed
+
+_SIGNALS: Final = {
+    "crash": signal.SIGKILL,
+    "pause": signal.SIGSTOP,
+    "resume": signal.SIGCONT,
+}
+"""What does something to all processes of a node at once."""
 
 
 class LocalBackend:
@@ -65,7 +72,7 @@ class LocalBackend:
         root = Path(__file__).resolve().parents[2]
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "node", role, "--config", str(folder.config_file(member))]
-        with writing(folder.path), folder.log_file(member).open("wb") as output:
+        with writing(folder.path), folder.log_file(member).open("ab") as output:
             try:
                 self._children[member] = subprocess.Popen(
                     command,
@@ -85,7 +92,7 @@ class LocalBackend:
             status = child.poll()
             states[member] = MemberState(
                 member=member,
-                status="running" if status is None else "exited",
+                status="exited" if status is not None else _status(child.pid),
                 alive=status is None,
                 # As a shell and a container say it: 128 + the signal that ended it.
                 exit_status=128 - status if status is not None and status < 0 else status,
@@ -94,6 +101,28 @@ class LocalBackend:
             for _, member in labelled(folder):
                 states[member] = MemberState(member=member, status="running", alive=True)
         return states
+
+    def act(self, folder: RunFolder, node: str, verb: str) -> None:
+        child = self._children.get(node)
+        if child is None:
+            raise RunFailed("it has no process of ours", where=node)
+        if verb == "restart":
+            self._restart(folder, node, child)
+        elif child.poll() is not None:
+            raise RunFailed(f"cannot {verb}: its process has ended", where=node)
+        elif verb == "leave":
+            signal_all(folder, signal.SIGCONT, member=node)
+            child.send_signal(signal.SIGTERM)
+        else:
+            signal_all(folder, _SIGNALS[verb], member=node)
+
+    def _restart(self, folder: RunFolder, node: str, child: subprocess.Popen[bytes]) -> None:
+        signal_all(folder, signal.SIGKILL, member=node)
+        try:
+            child.wait(timeout=STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            raise RunFailed("cannot restart: its process does not end", where=node) from None
+        self._launch(folder, member=node, role="peer")
 
     def stop(self, folder: RunFolder, *, grace_s: float = STOP_GRACE_S) -> list[str]:
         alive = {s.member for s in self.poll(folder).values() if s.alive}
@@ -127,6 +156,15 @@ class LocalBackend:
 
     def has_rest(self, folder: RunFolder) -> bool:
         return any(True for _ in labelled(folder))
+
+
+def _status(pid: int) -> str:
+    """`paused` for a process that was stopped by a signal."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "running"
+    return "paused" if stat.rpartition(")")[2].split()[0] == "T" else "running"
 
 
 def free_ports(count: int) -> list[int]:

@@ -35,7 +35,9 @@ def with_node(extra: Any) -> dict[str, Any]:
 
 def test_a_good_run_is_valid() -> None:
     verdict = judge(GOOD)
-    assert verdict.to_json() == {"verdict": "valid", "reasons": [], "exit_status": 0}
+    assert verdict.to_json() == {
+        "verdict": "valid", "reasons": [], "exit_status": 0, "remarks": []
+    }  # fmt: skip
     assert verdict.exit_status == 0
 
 

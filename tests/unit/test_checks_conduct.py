@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_nodes_that_outlive_the_coordinator_are_ended_after_its_deadline(watch: 
     assert watch.judge(states, now=110.0, phase="running", started=True) is None
     assert watch.judge(states, now=129.0, phase="running", started=True) is None
     assert watch.judge(states, now=131.0, phase="running", started=True) == []
+
+
+def test_nobody_waits_for_one_that_is_paused_once_the_coordinator_has_ended(watch: Watch) -> None:
+    states = running("coordinator", "n-0", statuses={"coordinator": 0})
+    states["n-0"] = dataclasses.replace(states["n-0"], alive=True, status="paused")
+    states["n-1"] = dataclasses.replace(states["n-1"], alive=False, status="exited", exit_status=0)
+    assert watch.judge(states, now=101.0, phase="ended", started=True) == []
+    both = {
+        name: dataclasses.replace(state, alive=True, status="paused")
+        for name, state in running().items()
+    }
+    both["coordinator"] = running()["coordinator"]
+    for now in (101.0, 128.0):
+        assert watch.judge(both, now=now, phase="running", started=True) is None
 
 
 def test_a_node_that_ends_before_the_start_ends_the_run_soon(watch: Watch) -> None:

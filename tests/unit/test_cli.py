@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 RING = str(ROOT / "topologies" / "ring.yaml")
 VERBS = {
     "up", "down", "status", "logs", "wait", "validate", "render", "build", "schema", "doctor",
-    "results",
+    "results", "link", "partition", "heal", "kill", "pause", "resume", "restart",
+    "verify", "convert", "paths", "timeline",
 }  # fmt: skip
 
 
