@@ -34,7 +34,6 @@ from node.config import (
     Emulator,
     ExpectedPair,
     LinksConfig,
-    LoadConfig,
     NodeConfig,
     PartitionConfig,
     PeerLink,
@@ -141,7 +140,6 @@ def make_plan(
     owner: str = "10001:10001",
     seed: int | None = None,
     emulator: Emulator = Emulator.AUTO,
-    load: Mapping[NodeId, LoadConfig] | None = None,
 ) -> Plan:
     """Resolve a topology into a plan.
 
@@ -153,7 +151,6 @@ def make_plan(
         owner: uid:gid that files of the run belong to.
         seed: instead of the file's, for what is drawn during the run; shapes keep the file's.
         emulator: who impairs the traffic; the local backend always does it by itself.
-        load: nodes that send load instead of training, and to whom.
     Raises:
         ConfigError: a path asks for what the emulator cannot do.
     """
@@ -175,7 +172,7 @@ def make_plan(
             name=node.name,
             address=where[node.name].address,
             resources=Resources(cpus=node.group.cpus, memory=node.group.memory),
-            config=_node_config(shared, node, index, load=(load or {}).get(node.name)),
+            config=_node_config(shared, node, index),
         )
         for index, node in enumerate(topology.nodes)
     )
@@ -300,7 +297,7 @@ def _actions(topology: Topology) -> tuple[PlannedAction, ...]:
     )
 
 
-def _node_config(shared: _Shared, node: Node, index: int, *, load: LoadConfig | None) -> NodeConfig:
+def _node_config(shared: _Shared, node: Node, index: int) -> NodeConfig:
     file, place = shared.file, shared.places[node.name]
     return NodeConfig(
         session=shared.run_id,
@@ -321,7 +318,6 @@ def _node_config(shared: _Shared, node: Node, index: int, *, load: LoadConfig | 
         deadlines=_deadlines(file),
         results=shared.results,
         owner=shared.owner,
-        load=load,
     )
 
 

@@ -262,9 +262,3 @@ def _renewals(
             renewal = Renewal(target=target, at_ns=segment.begin_ns + _RENEW_NS)
             made.setdefault(source, []).append(renewal)
     return {name: tuple(renewals) for name, renewals in made.items()}
-
-
-def spans(segments: Sequence[Segment]) -> Iterator[tuple[float, float]]:
-    """Begin and end of each segment, in seconds."""
-    for segment in segments:
-        yield segment.begin_ns / SECOND, segment.end_ns / SECOND

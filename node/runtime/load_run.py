@@ -32,9 +32,6 @@ _DEADLINE_SHARE: Final = 0.9
 _BATCH_MAX: Final = 600
 """Intervals in one record: a process that stood still must not write a line without end."""
 
-Arrived = Callable[[NodeId, int], None]
-"""Takes bytes of payload from a source."""
-
 
 class Load(Protocol):
     """How the load is sent and counted: by the kernel's TCP, or on the streams of the mesh."""

@@ -20,7 +20,6 @@ from node.config import (
     AccessLink,
     LinkChange,
     LinksConfig,
-    LoadConfig,
     NodeConfig,
     PathChange,
     PeerLink,
@@ -304,12 +303,6 @@ def check_state(
         if link.name in rates:
             spec = specs.get((link.source, link.target), link.spec)
             assert rates[link.name] == spec.rate_bps
-
-
-def test_load_goes_to_the_nodes_that_are_named() -> None:
-    load = LoadConfig(targets=(NodeId("b-0"),))
-    made = plan(parse(DUMBBELL), load={NodeId("a-0"): load})
-    assert {n.name: n.config.load for n in made.nodes if n.config.load} == {"a-0": load}
 
 
 # Packing -----------------------------------------------------------------------------------------
