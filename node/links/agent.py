@@ -38,7 +38,7 @@ LINKS_FILE: Final = "links.json"
 CHILD: Final = (sys.executable, "-m", "node", "peer")
 ORDERS: Final = "PEERBED_AGENT_FD"
 """Where the node process finds the file descriptor that it may give orders through."""
-LOOK_NS: Final = 5 * MILLISECOND
+LOOK_NS: Final = 15 * MILLISECOND
 """So long at most is what comes from elsewhere left unread while the delay line is busy."""
 GRACE_S: Final = 5.0
 """Between asking the node to end and making it, when the links have failed."""
@@ -163,6 +163,9 @@ class _Watch:
         for fd in self._own:
             self._poll.register(fd, select.EPOLLIN)
         self._looked = 0
+        self._next: Nanos | None = None
+        """When the changes want their next turn; sooner when something has come in for them."""
+        self._heard = True
         orders, written = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(orders, False)
         self.live = LiveLinks(
@@ -184,9 +187,14 @@ class _Watch:
         try:
             while self._status is None:
                 due = self._line.turn() if self._line is not None else None
-                then = self.live.turn(time.monotonic_ns())
-                self._wait(min((t for t in (due, then) if t is not None), default=None))
-                self._handle_signals()
+                if self._heard or (self._next is not None and time.monotonic_ns() >= self._next):
+                    self._heard = False
+                    self._next = self.live.turn(time.monotonic_ns())
+                if due is None or (self._next is not None and self._next < due):
+                    due = self._next
+                self._wait(due)
+                if self._signals:
+                    self._handle_signals()
         except OSError as error:
             if self._line is not None:
                 self._line.close()  # nothing passes from here on
@@ -222,6 +230,7 @@ class _Watch:
         for fd, _ in self._poll.poll(timeout):
             if fd not in self._own:
                 self.live.ready(fd)
+                self._heard = True
 
     def _handle_signals(self) -> None:
         if not self._signals:

@@ -33,9 +33,9 @@ from node.units import MICROSECOND, SECOND, Nanos
 RECEIVE_BUFFER: Final = 16 * 2**20
 """Bytes for notices not yet read, about 1 KB each: a second at 200 Mbit/s."""
 
-PAUSE_NS: Final = (200 * MICROSECOND, 2000 * MICROSECOND, 4000 * MICROSECOND)
-"""Between two looks at a busy queue: a sixth of the delay, 2 ms at least, 4 ms and half the delay
-at most, and never less than 0.2 ms; that on average, from half of it to three halves.
+PAUSE_NS: Final = (200 * MICROSECOND, 2000 * MICROSECOND, 5000 * MICROSECOND)
+"""Between two looks at a busy queue: a quarter of the delay, 2 ms at least; 5 ms, half the delay
+and the jitter at most; never less than 0.2 ms. That is the mean, drawn from half to three halves.
 
 A look costs about 60 us, most of it the caches' misses after a pause and the kernel's work on what
 is let go, so this sets the CPU share under load. Packets then leave up to half a pause early or
@@ -255,7 +255,10 @@ def pause_ns(path: PathSpec | None) -> Nanos:
     """Between two looks at the packets of a path, when they come thick and fast."""
     delay = path.delay_ns if path is not None else SECOND
     least, usual, most = PAUSE_NS
-    return max(least, min(most, delay // 2, max(usual, delay // 6)))
+    if path is not None and path.jitter_ns:
+        # What a pause adds to the jitter (its length / sqrt(12), as deviation) must not show.
+        most = path.jitter_ns
+    return max(least, min(most, delay // 2, max(usual, delay // 4)))
 
 
 def bind(delays: Sequence[Delay]) -> socket.socket:

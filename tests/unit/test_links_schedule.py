@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from node.config import ExpectedPair, PathSpec
 from node.core.ids import NodeId
-from node.links.schedule import BUDGET_BPS, Slot, loss_pace, ramp_ns, schedule, window_ns
+from node.links.schedule import (
+    BUDGET_BPS,
+    NODES_AT_ONCE,
+    Slot,
+    loss_pace,
+    ramp_ns,
+    schedule,
+    window_ns,
+)
 from node.links.sizes import netem_packets
 from node.units import MILLISECOND, SECOND
 
@@ -54,6 +62,16 @@ def test_every_pair_is_measured_once_and_links_are_not_shared(data: st.DataObjec
         total = sum(asked[pair].rate_bps or 0 for pair in slot.pairs)
         assert total <= BUDGET_BPS or len(slot.pairs) == 1
         assert ("loss" in slot.measures) == any(asked[pair].loss for pair in slot.pairs)
+
+
+def test_no_more_nodes_are_at_it_at_once_than_a_small_machine_carries() -> None:
+    pairs = all_pairs(64, PathSpec(rate_bps=10**6, delay_ns=MILLISECOND))
+    slots = schedule(pairs)
+    for slot in slots:
+        assert len({node for pair in slot.pairs for node in pair}) <= NODES_AT_ONCE
+    for measure in ("rtt", "rate"):
+        done = [pair for slot in slots if measure in slot.measures for pair in slot.pairs]
+        assert sorted(done) == sorted((p.source, p.target) for p in pairs)
 
 
 @pytest.mark.parametrize(("mbit", "delay_ms"), [(20, 20), (60, 10), (1, 20), (12, 50)])
