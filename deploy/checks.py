@@ -289,7 +289,7 @@ def traffic(history: History) -> Iterator[Finding]:
         key: sum(as_int(count.get(key), 0) for count in counts.values())
         for key in ("model_sent", "model_received", "model_delivered")
     }
-    slack = _BYTES_SLACK * len(history.plan.coordinator.pairs)
+    slack = _BYTES_SLACK * history.plan.coordinator.candidates
     for more, less, what in (
         ("model_sent", "model_received", "arrived than were sent"),
         ("model_received", "model_delivered", "were acknowledged than arrived"),

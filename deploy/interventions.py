@@ -14,7 +14,7 @@ from typing import Any, Final
 from deploy.history import Event, History, as_float, last, of_kind, started_at
 from deploy.orders import BY_HAND, Order
 from deploy.plan import Plan
-from node.config import Emulator, LinkChange, Replan, from_json, to_json
+from node.config import Emulator, LinkChange, LinkPolicy, Replan, from_json, to_json
 from node.links.pending import Pending
 from node.units import SECOND, Nanos
 
@@ -96,7 +96,13 @@ def remarks(history: History) -> list[str]:
 
 
 def modelled(plan: Plan) -> Iterator[str]:
-    """What the links of a run are not, though the file has it."""
+    """What the links of a run are not, or not known to be, though the file has it."""
+    told = plan.coordinator
+    if told.policy is not LinkPolicy.OFF and len(told.pairs) < told.candidates:
+        yield (
+            f"{len(told.pairs)} of {told.candidates} links are measured, spread over the nodes:"
+            " `deadlines: {links: ...}` leaves no time for more"
+        )
     links = plan.nodes[0].config.links
     if links.shared and links.emulator is Emulator.APPLICATION:
         names = ", ".join(link.name for link in links.shared[:4])

@@ -44,11 +44,15 @@ from node.config import (
 from node.core.ids import COORDINATOR, NodeId
 from node.errors import ConfigError
 from node.links.impair import check as check_paths
+from node.links.schedule import sample
 from node.units import Nanos
 
 PEER_PORT: Final = 7000
 """Of every node's peer service in containers; the next one up is for probes."""
 COORDINATOR_PORT: Final = 7070
+MEASURING_SHARE: Final = 2
+"""Links are measured before training for half of `deadlines.links` at most, so that there is time
+to try again; of more of them a sample is."""
 LOOPBACK: Final = IPv4Network("127.0.0.0/8")
 RESULTS: Final = "/results"
 DATA: Final = "/data"
@@ -356,7 +360,7 @@ def _links(shared: _Shared, name: NodeId) -> LinksConfig:
 def _coordinator_config(shared: _Shared) -> CoordinatorConfig:
     file, place = shared.file, shared.places[COORDINATOR]
     routes = shared.links.route
-    pairs = (
+    every = [
         ExpectedPair(
             source=a,
             target=b,
@@ -366,7 +370,8 @@ def _coordinator_config(shared: _Shared) -> CoordinatorConfig:
         )
         for a, b in itertools.permutations(shared.members, 2)
         if (out := routes(a, b)) and (back := routes(b, a))
-    )
+    ]
+    deadlines = _deadlines(file)
     return CoordinatorConfig(
         session=shared.run_id,
         members=shared.members,
@@ -374,10 +379,11 @@ def _coordinator_config(shared: _Shared) -> CoordinatorConfig:
         host=str(place.address),
         port=place.port,
         policy=file.links,
-        pairs=tuple(pairs),
+        pairs=sample(every, within_ns=deadlines.links_ns // MEASURING_SHARE),
+        candidates=len(every),
         training=_training(shared),
         stop=_stop(file),
-        deadlines=_deadlines(file),
+        deadlines=deadlines,
         results=shared.results,
         owner=shared.owner,
     )

@@ -375,7 +375,12 @@ class ExpectedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorConfig:
-    """All that the coordinator is told."""
+    """All that the coordinator is told.
+
+    Args:
+        pairs: the paths that are measured before the start.
+        candidates: how many there are, of which `pairs` may be a sample.
+    """
 
     session: str
     members: tuple[NodeId, ...]
@@ -384,6 +389,7 @@ class CoordinatorConfig:
     port: int
     policy: LinkPolicy
     pairs: tuple[ExpectedPair, ...]
+    candidates: int
     training: TrainingConfig
     stop: StopConfig
     deadlines: Deadlines = field(default_factory=Deadlines)

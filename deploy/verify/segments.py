@@ -14,7 +14,7 @@ from deploy.topology.state import NetworkState, states
 from deploy.verify.model import Pair, Picture, Way, goodputs
 from node.config import Renewal
 from node.core.ids import NodeId
-from node.links.schedule import ramp_ns
+from node.links.schedule import ramp_ns, spread
 from node.links.sizes import queue_bytes
 from node.links.window import room_bytes, window_bytes
 from node.units import SECOND, Nanos
@@ -29,7 +29,6 @@ Joined = Callable[[Pair], bool]
 """Whether a pair has a way there and back."""
 _RENEW_NS: Final = SECOND // 20
 """After an event: it must be in force on both sides, or the first packet would be in vain."""
-_GOLDEN: Final = 0.6180339887498949
 _WINDOW_SHARE: Final = 0.5
 """What TCP keeps of its window after a loss (RFC 5681)."""
 
@@ -173,15 +172,13 @@ class _Routes:
 def choose(names: Sequence[NodeId], *, joined: Joined, limit: int | None) -> Sample:
     """All pairs, or `limit` of them, spread so that every node sends and receives about as much.
 
-    The nodes stand in a circle; pairs of one distance after the other are taken, and the distances
-    in an order that spreads them (multiples of the golden ratio). The same names and limit give the
-    same pairs.
+    The nodes stand in a circle; pairs of one distance after the other are taken. The same names and
+    limit give the same pairs.
     """
     n = len(names)
-    distances = sorted(range(1, n), key=lambda d: (d * _GOLDEN) % 1.0)
     found = [
         (source, names[(i + distance) % n])
-        for distance in distances
+        for distance in spread(n)
         for i, source in enumerate(names)
         if joined((source, names[(i + distance) % n]))
     ]

@@ -89,11 +89,11 @@ class Probing:
     """The measuring of links as pure functions (`node.links.report`).
 
     Args:
-        schedule: cuts pairs into slots that do not disturb each other.
+        schedule: cuts pairs into slots that do not disturb each other; on a later try, less still.
         judge: whether what was measured is what was asked for.
     """
 
-    schedule: Callable[[tuple[ExpectedPair, ...]], tuple[ProbeSlot, ...]]
+    schedule: Callable[[tuple[ExpectedPair, ...], int], tuple[ProbeSlot, ...]]
     judge: Callable[[ExpectedPair, LinkReading], bool]
 
 
@@ -211,7 +211,7 @@ class Coordinator:
 
     def _measure(self, pairs: tuple[ExpectedPair, ...], now: Nanos) -> list[Effect]:
         self._links.tries += 1
-        self._links.slots = list(self._probing.schedule(pairs))
+        self._links.slots = list(self._probing.schedule(pairs, self._links.tries))
         fields = {"try": self._links.tries, "pairs": len(pairs), "slots": len(self._links.slots)}
         return [Record(kind="measuring", fields=dict(fields)), *self._next_slot(now)]
 

@@ -29,6 +29,7 @@ from node.config import PathSpec, PeerLink
 from node.core.ids import NodeId
 from node.core.signals import LinkReading
 from node.links import estimate, ping, schedule
+from node.links.congestion import control_by_loss
 from node.units import MILLISECOND, SECOND, Nanos
 
 REQUEST: Final = struct.Struct("!4sB3xQQQ")
@@ -335,6 +336,7 @@ async def _bulk(address: tuple[str, int], path: PathSpec, back: PathSpec) -> flo
     with _new_socket(socket.SOCK_STREAM) as connection:
         # Ended by a reset: what is still in the send buffer does not linger on the path.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        control_by_loss(connection)
         await loop.sock_connect(connection, address)
         await _ask(connection, BULK, ramp=ramp, window=window)
         feeding = asyncio.create_task(_feed(connection))

@@ -2,8 +2,8 @@
 
 In one slot a node sends to one other at most and receives from one at most, and no two paths cross
 one shared link, so no two transfers share a link; together they stay below what two cores can push
-through bridges and queues. Round trips take next to nothing and are probed for many pairs at once,
-before the rest.
+through bridges and queues. What is measured again is measured with more care
+(`AGAIN`). Round trips take next to nothing and are probed for many pairs at once, before the rest.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ LOSS_PACKETS: Final = (2000, 5000)
 LOSS_PPS: Final = 5000
 LOSS_FRAME: Final = 64
 """Bytes on the wire of a packet that counts losses; the rate is no question then."""
+_GOLDEN: Final = 0.6180339887498949
 SETTLE_NS: Final = 200 * MILLISECOND
 """To connect, report and let queues run empty, round trips apart."""
 
@@ -67,9 +68,65 @@ class Slot:
         return 2 * self.expected_ns + 3 * SECOND
 
 
-def schedule(pairs: Sequence[ExpectedPair], *, budget_bps: int = BUDGET_BPS) -> tuple[Slot, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of what is measured at the same time.
+
+    Args:
+        bps: sum of the rates.
+        nodes: that send or receive.
+        apart: nobody sends while it receives, whose acknowledgements take up to 2 % of its rate.
+    """
+
+    bps: int = BUDGET_BPS
+    nodes: int = NODES_AT_ONCE
+    apart: bool = False
+
+
+FIRST: Final = Limits()
+AGAIN: Final = Limits(bps=BUDGET_BPS // 2, nodes=NODES_AT_ONCE // 2, apart=True)
+"""For what was not as asked: whether that is the network or the measuring will show."""
+
+
+def schedule(pairs: Sequence[ExpectedPair], *, limits: Limits = FIRST) -> tuple[Slot, ...]:
     """All that has to be measured of these pairs, in the order of time."""
-    return (*_rtt_slots(pairs), *_bulk_slots(pairs, budget_bps=budget_bps))
+    return (*_rtt_slots(pairs, limits), *_bulk_slots(pairs, limits))
+
+
+def sample(pairs: Sequence[ExpectedPair], *, within_ns: Nanos) -> tuple[ExpectedPair, ...]:
+    """The pairs that can be measured in this time: all of them, or some from and to every node.
+
+    Twice as many as long as that fits, so that it is more than half of what would fit. In the order
+    that they are given in; the same pairs and time give the same sample.
+    """
+    names = sorted({name for pair in pairs for name in (pair.source, pair.target)})
+    place = {name: i for i, name in enumerate(names)}
+    turn = {distance: i for i, distance in enumerate(spread(len(names)))}
+
+    def rank(pair: ExpectedPair) -> tuple[int, int]:
+        source, target = place[pair.source], place[pair.target]
+        return turn[(target - source) % len(names)], source
+
+    order = sorted(range(len(pairs)), key=lambda i: rank(pairs[i]))
+    taken = min(len(pairs), len(names))
+    while taken > 1 and _takes([pairs[i] for i in order[:taken]]) > within_ns:
+        taken //= 2
+    while taken < len(pairs):
+        more = min(2 * taken, len(pairs))
+        if _takes([pairs[i] for i in order[:more]]) > within_ns:
+            break
+        taken = more
+    return tuple(pairs[i] for i in sorted(order[:taken]))
+
+
+def spread(count: int) -> list[int]:
+    """Distances between the nodes of a circle, in an order that spreads them (multiples of the
+    golden ratio): all pairs of the first few are from and to every node equally often."""
+    return sorted(range(1, count), key=lambda distance: (distance * _GOLDEN) % 1.0)
+
+
+def _takes(pairs: Sequence[ExpectedPair]) -> Nanos:
+    return sum(slot.expected_ns for slot in schedule(pairs))
 
 
 def round_trip_ns(out: PathSpec, back: PathSpec) -> Nanos:
@@ -126,8 +183,8 @@ def loss_pace(out: PathSpec) -> tuple[int, int]:
     return min(LOSS_PACKETS[1], max(LOSS_PACKETS[0], round(pace))), round(pace)
 
 
-def _rtt_slots(pairs: Sequence[ExpectedPair]) -> Iterator[Slot]:
-    for group in _ping_groups(pairs):
+def _rtt_slots(pairs: Sequence[ExpectedPair], limits: Limits) -> Iterator[Slot]:
+    for group in _ping_groups(pairs, limits):
         longest = max(round_trip_ns(p.out, p.back) for p in group)
         yield Slot(
             pairs=tuple((p.source, p.target) for p in group),
@@ -138,13 +195,13 @@ def _rtt_slots(pairs: Sequence[ExpectedPair]) -> Iterator[Slot]:
         )
 
 
-def _ping_groups(pairs: Sequence[ExpectedPair]) -> Iterator[list[ExpectedPair]]:
+def _ping_groups(pairs: Sequence[ExpectedPair], limits: Limits) -> Iterator[list[ExpectedPair]]:
     """The pairs in their order, cut where more would be too many at once."""
     group: list[ExpectedPair] = []
     nodes: set[NodeId] = set()
     for pair in pairs:
         ends = {pair.source, pair.target}
-        if group and (len(group) == PING_PAIRS or len(nodes | ends) > NODES_AT_ONCE):
+        if group and (len(group) == PING_PAIRS or len(nodes | ends) > limits.nodes):
             yield group
             group, nodes = [], set()
         group.append(pair)
@@ -163,17 +220,18 @@ class _Open:
     bps: int
     shared: set[str]
 
-    def takes(self, pair: ExpectedPair, *, budget_bps: int) -> bool:
+    def takes(self, pair: ExpectedPair, limits: Limits) -> bool:
         return (
             pair.source not in self.sources
             and pair.target not in self.targets
+            and not (limits.apart and (pair.source in self.targets or pair.target in self.sources))
             and self.shared.isdisjoint(pair.shared)
-            and len(self.sources | self.targets | {pair.source, pair.target}) <= NODES_AT_ONCE
-            and self.bps + (pair.out.rate_bps or 0) <= budget_bps
+            and len(self.sources | self.targets | {pair.source, pair.target}) <= limits.nodes
+            and self.bps + (pair.out.rate_bps or 0) <= limits.bps
         )
 
 
-def _bulk_slots(pairs: Sequence[ExpectedPair], *, budget_bps: int) -> Iterator[Slot]:
+def _bulk_slots(pairs: Sequence[ExpectedPair], limits: Limits) -> Iterator[Slot]:
     """First fit in the order of a round robin: n - 1 slots for all pairs of n nodes."""
     names = sorted({name for pair in pairs for name in (pair.source, pair.target)})
     place = {name: i for i, name in enumerate(names)}
@@ -183,7 +241,7 @@ def _bulk_slots(pairs: Sequence[ExpectedPair], *, budget_bps: int) -> Iterator[S
     )
     slots: list[_Open] = []
     for pair in judged:
-        slot = next((s for s in slots if s.takes(pair, budget_bps=budget_bps)), None)
+        slot = next((s for s in slots if s.takes(pair, limits)), None)
         if slot is None:  # also for a path that alone is above the budget
             slot = _Open([], set(), set(), 0, set())
             slots.append(slot)

@@ -22,7 +22,7 @@ from node.core.parts import Vector
 from node.core.signals import Hello, LinkReading, Start
 from node.errors import ConfigError, EnvironmentFault, PeerbedError
 from node.links.report import Applied, PairReport, applied_to_pair, judge, links_json
-from node.links.schedule import schedule
+from node.links.schedule import AGAIN, FIRST, schedule
 from node.runtime.clock import RunClock, UnixClock
 from node.runtime.control_folder import FOLDER, LOOK_S, ControlFolder
 from node.runtime.drive import Driver
@@ -249,10 +249,10 @@ class CoordinatorRunner:
         self._process.end(1)
 
 
-def _slots(pairs: tuple[ExpectedPair, ...]) -> tuple[ProbeSlot, ...]:
+def _slots(pairs: tuple[ExpectedPair, ...], attempt: int) -> tuple[ProbeSlot, ...]:
     """The schedule as the machine wants it: for each member, whom it measures."""
     slots = []
-    for slot in schedule(pairs):
+    for slot in schedule(pairs, limits=FIRST if attempt == 1 else AGAIN):
         targets: dict[NodeId, tuple[NodeId, ...]] = {}
         for source, target in slot.pairs:
             targets[source] = (*targets.get(source, ()), target)

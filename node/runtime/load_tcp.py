@@ -11,7 +11,6 @@ The port is the peer's and three: one up are the probes, two up the link agents.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import socket
 import struct
@@ -22,6 +21,7 @@ from typing import Final
 from node.config import LinkChange, NodeConfig, PathChange, PeerLink
 from node.core.ids import NodeId
 from node.errors import EnvironmentFault
+from node.links.congestion import control_by_loss
 from node.links.window import WINDOW_MAX, window_bytes
 from node.runtime.tasks import Tasks
 from node.units import SECOND
@@ -37,9 +37,6 @@ _CONNECT_S: Final = (0.3, 5.0)
 long: behind what a slow class still holds, an answer takes seconds."""
 _ANSWER_S: Final = 5.0
 """Until what is sent again and again counts as undeliverable."""
-_CONTROLS: Final = (b"cubic", b"reno")
-"""Congestion control, the first that there is, whatever the machine's default: BBR, for one, sends
-four packets a round trip every ten seconds, to see how short that can be."""
 _GREETING_MAX: Final = 1024
 _WAKE_SHARE: Final = 100
 """A receiver is woken so many times a second by a steady flow, whatever its rate."""
@@ -210,7 +207,7 @@ class _Sender:
         self._failed += 1
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
             connection.setblocking(False)
-            _use_control(connection)
+            control_by_loss(connection)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
             answer_ms = round(1000 * (_ANSWER_S + 3 * trip_s))
@@ -224,13 +221,6 @@ class _Sender:
             await self.go.wait()
             while True:
                 await loop.sock_sendall(connection, _CHUNK)
-
-
-def _use_control(connection: socket.socket) -> None:
-    for name in _CONTROLS:
-        with contextlib.suppress(OSError):  # the kernel does not have it
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
-            return
 
 
 class _Inflow(asyncio.BufferedProtocol):

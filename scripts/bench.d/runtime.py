@@ -230,6 +230,7 @@ def memory() -> list[Row]:
             port=nodes[0].coordinator_port,
             policy=LinkPolicy.OFF,
             pairs=(),
+            candidates=0,
             training=nodes[0].training,
             stop=nodes[0].stop,
             results=folder,

@@ -166,6 +166,7 @@ def setting(
         port=coordinator_port,
         policy=policy,
         pairs=pairs,
+        candidates=len(pairs),
         training=training,
         stop=stop,
         deadlines=deadlines,

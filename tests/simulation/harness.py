@@ -125,6 +125,7 @@ class World:
             port=1,
             policy=policy,
             pairs=pairs,
+            candidates=len(pairs),
             training=TrainingConfig(),
             stop=stop,
         )
@@ -338,7 +339,7 @@ class World:
             assert machine.phase not in (Phase.GATHERING, Phase.MEASURING, Phase.PREPARING)
 
 
-def _one_slot_a_pair(pairs: tuple[ExpectedPair, ...]) -> tuple[ProbeSlot, ...]:
+def _one_slot_a_pair(pairs: tuple[ExpectedPair, ...], attempt: int) -> tuple[ProbeSlot, ...]:
     return tuple(
         ProbeSlot(targets={pair.source: (pair.target,)}, measures=("rtt",), deadline_ns=3 * SECOND)
         for pair in pairs

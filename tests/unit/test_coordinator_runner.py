@@ -43,6 +43,7 @@ async def judged(tmp_path: Path, *, in_force: str, measured_as: Emulator) -> boo
         port=1,
         policy=LinkPolicy.WARN,
         pairs=(PAIR,),
+        candidates=1,
         training=TrainingConfig(),
         stop=StopConfig(time_ns=SECOND),
         results=str(tmp_path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import permutations
 
 import pytest
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from node.config import ExpectedPair, PathSpec
 from node.core.ids import NodeId
 from node.links.schedule import (
+    AGAIN,
     BUDGET_BPS,
     NODES_AT_ONCE,
     Slot,
     loss_pace,
     ramp_ns,
+    sample,
     schedule,
     window_ns,
 )
@@ -122,3 +125,42 @@ def test_paths_that_share_an_interior_link_are_measured_one_after_another() -> N
 
 def test_nothing_to_measure_takes_no_slot() -> None:
     assert schedule([]) == ()
+
+
+def test_what_is_measured_again_is_kept_apart() -> None:
+    pairs = all_pairs(20, PathSpec(rate_bps=40 * 10**6, delay_ns=MILLISECOND))
+    slots = schedule(pairs, limits=AGAIN)
+    filled = [slot for slot in slots if "rate" in slot.measures]
+    assert sorted(pair for slot in filled for pair in slot.pairs) == sorted(
+        (p.source, p.target) for p in pairs
+    )
+    for slot in filled:
+        assert not {a for a, _ in slot.pairs} & {b for _, b in slot.pairs}
+        assert len({node for pair in slot.pairs for node in pair}) <= AGAIN.nodes < NODES_AT_ONCE
+        assert 40 * 10**6 * len(slot.pairs) <= AGAIN.bps < BUDGET_BPS
+
+
+def test_all_pairs_are_measured_where_there_is_time() -> None:
+    pairs = all_pairs(16, PathSpec(rate_bps=20 * 10**6, delay_ns=20 * MILLISECOND))
+    assert sample(pairs, within_ns=60 * SECOND) == tuple(pairs)
+    assert sample([], within_ns=SECOND) == ()
+
+
+@pytest.mark.parametrize("count", [5, 64, 200])
+def test_a_sample_fits_its_time_and_is_spread_over_the_nodes(count: int) -> None:
+    pairs = all_pairs(count, PathSpec(rate_bps=60 * 10**6, delay_ns=5 * MILLISECOND))
+    most = seconds(schedule(pairs[: 40 * count])) / 2
+    chosen = sample(pairs, within_ns=round(most * SECOND))
+    assert sample(pairs, within_ns=round(most * SECOND)) == chosen
+    assert seconds(schedule(chosen)) <= most
+    assert len(pairs) / len(chosen) > 1.5
+    assert set(chosen) <= set(pairs)
+    for end in ("source", "target"):
+        times = Counter(getattr(pair, end) for pair in chosen)
+        assert len(times) == count
+        assert max(times.values()) - min(times.values()) <= 1
+
+
+def test_with_next_to_no_time_one_pair_is_measured_still() -> None:
+    pairs = all_pairs(4, PathSpec(rate_bps=10**6, delay_ns=SECOND))
+    assert len(sample(pairs, within_ns=1)) == 1
