@@ -105,6 +105,7 @@ class DelayLine:
         self._sources = {delay.queue: self._source(delay) for delay in delays}
         self._busy: dict[int, _Source] = {}
         self._arrival = 0
+        self._rest = 0
         self._pause_ns = PAUSE_NS[0]
         self._dither = random.Random(f"{seed}/looks").random
         # While a socket wants them, the kernel stamps all packets with their time of arrival: a
@@ -141,12 +142,19 @@ class DelayLine:
         return self._pause_ns * 3 // 2
 
     def turn(self) -> Nanos | None:
-        """Take in what has arrived and let go what is due.
+        """Take in what has arrived and let go what is due, unless it is too soon to look again.
 
         Returns:
             When to call again at the latest (monotonic clock), None for when the socket is
             readable. Raises OSError when the kernel has taken the queues away.
         """
+        # Each look lets go what is due until the middle of the pause after it: more looks than that
+        # would let packets go early.
+        if time.monotonic_ns() < self._rest:
+            return self._rest
+        return self._look()
+
+    def _look(self) -> Nanos | None:
         arrived = self._notices.read()
         now = time.monotonic_ns()
         if not arrived:
@@ -175,7 +183,8 @@ class DelayLine:
         # or looks here and at the other end would keep step, and all packets be as early or late.
         pause = round(pause * (0.5 + self._dither()))
         self._release(now, until=now + pause // 2)
-        return now + pause
+        self._rest = now + pause
+        return self._rest
 
     def _release(self, now: Nanos, *, until: Nanos) -> Nanos | None:
         """Let go what is due until then; when the next is, None if there is none."""
@@ -212,7 +221,7 @@ class DelayLine:
         Where there is no path, what is under way is dropped as well.
         Raises OSError when the kernel has taken the queues away.
         """
-        self.turn()  # what has come in before now belongs to the links before
+        self._look()  # what has come in before now belongs to the links before
         for delay in delays:
             source = self._sources[delay.queue]
             if delay.path is None and source.newest:

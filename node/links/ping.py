@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 import secrets
 import socket
 import struct
@@ -18,6 +19,9 @@ from node.units import SECOND, Nanos
 
 _ICMP: Final = struct.Struct("!BBHHHQ")
 """Type, code, checksum and id (the kernel fills them in), number, token."""
+SPREAD: Final = (0.75, 1.25)
+"""Of the mean, from one ping to the next: drawn, so that they keep step with nothing on the way, or
+all would be early or late by the same."""
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 
 
@@ -39,13 +43,13 @@ class _Pings:
         self._socket.connect(address)
 
     async def run(self, *, count: int, every_ns: Nanos, patience_ns: Nanos) -> None:
-        """Send them evenly spaced, then wait for answers still to come, at most so long."""
+        """Send them, then wait for answers still to come, at most so long."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._socket, self._receive)
         try:
             for number in range(count):
                 self._send(number)
-                await asyncio.sleep(every_ns / SECOND)
+                await asyncio.sleep(every_ns * random.uniform(*SPREAD) / SECOND)
             give_up = time.monotonic_ns() + patience_ns
             while self._sent and time.monotonic_ns() < give_up:
                 await asyncio.sleep(every_ns / SECOND)

@@ -134,6 +134,9 @@ def test_what_is_measured_again_is_kept_apart() -> None:
     assert sorted(pair for slot in filled for pair in slot.pairs) == sorted(
         (p.source, p.target) for p in pairs
     )
+    for slot in slots:
+        nodes = [node for pair in slot.pairs for node in pair]
+        assert "rate" in slot.measures or len(set(nodes)) == len(nodes)
     for slot in filled:
         assert not {a for a, _ in slot.pairs} & {b for _, b in slot.pairs}
         assert len({node for pair in slot.pairs for node in pair}) <= AGAIN.nodes < NODES_AT_ONCE
