@@ -267,6 +267,8 @@ def pause_ns(path: PathSpec | None) -> Nanos:
     if path is not None and path.jitter_ns:
         # What a pause adds to the jitter (its length / sqrt(12), as deviation) must not show.
         most = path.jitter_ns
+    if path is not None and path.reorder:
+        most = min(most, usual)  # what is sent ahead waits for the next look
     return max(least, min(most, delay // 2, max(usual, delay // 4)))
 
 

@@ -15,6 +15,8 @@ import socket
 import sys
 import time
 
+from node.links.congestion import control_by_loss
+
 CHUNK = bytes(1 << 16)
 RAMP_S = 1.0
 
@@ -61,6 +63,7 @@ async def sink(host: str, port: int, sources: int, seconds: float) -> None:
 
 def source(host: str, port: int) -> None:
     with socket.create_connection((host, port), timeout=10) as connection:
+        control_by_loss(connection)
         while True:
             connection.sendall(CHUNK)
 

@@ -18,6 +18,8 @@ import struct
 import sys
 import time
 
+from node.links.congestion import control_by_loss
+
 CHUNK = bytes(1 << 16)
 EVERY_S = 0.05
 
@@ -70,6 +72,7 @@ def source(host: str, port: int) -> None:
         return
     with socket.create_connection((host, port), timeout=10) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        control_by_loss(connection)  # BBR's pauses, every ten seconds, are not the network's
         while True:
             connection.sendall(CHUNK)
 
