@@ -155,6 +155,8 @@ def check(request: Request, *, say: Say) -> Checked:
     image = ""
     place: dict[str, Any] = {}
     if backend.kind is BackendKind.DOCKER:
+        if request.emulator is not None:
+            _plan_for_nothing(topology, Emulator(request.emulator))
         image, place = node_image(backend, build=request.build, say=say)
     return Checked(
         request=request,
@@ -164,6 +166,17 @@ def check(request: Request, *, say: Say) -> Checked:
         run_id=run_id,
         image=image,
         place=place | backend.describe(),
+    )
+
+
+def _plan_for_nothing(topology: Topology, emulator: Emulator) -> None:
+    """Refuse what the emulator that is asked for cannot do before an image is built for it."""
+    make_plan(
+        topology,
+        run_id="none",
+        backend=BackendKind.DOCKER,
+        subnet=IPv4Network("10.0.0.0/8"),
+        emulator=emulator,
     )
 
 

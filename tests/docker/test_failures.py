@@ -63,6 +63,19 @@ def test_no_image(
     assert not deploy.results.exists()
 
 
+def test_what_an_emulator_cannot_do_is_refused_before_an_image_is_wanted(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deploy.experiment.version", lambda: "0.0.0-none")
+    arguments = ["--backend", "docker", "--no-build", "--results", str(deploy.results)]
+    arguments += ["--emulator", "nfqueue", "--set", "network.link.duplicate=1%"]
+    assert main(["up", str(deploy.small), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "duplicate" in error
+    assert "image" not in error
+    assert not deploy.results.exists()
+
+
 def test_a_taken_name(deploy: Deploy, tmp_path: Path) -> None:
     with deploy.training(name="taken"):
         done = deploy.run("up", str(deploy.small), "--name", "taken")

@@ -95,7 +95,7 @@ def test_every_link_was_measured_and_is_as_asked(run: Run) -> None:
     for pair in pairs.values():
         assert pair["ok"] is True, pair
         assert pair["asked"]["rate_bps"] == 20_000_000
-        assert 20.0 <= pair["measured"]["rtt_ms"] <= 21.4
+        assert 19.9 <= pair["measured"]["rtt_ms"] <= 21.4
         assert pair["measured"]["goodput_bps"] == pytest.approx(0.956 * 20e6, rel=0.03)
 
 
