@@ -9,9 +9,8 @@ by port.
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
 from functools import cache
@@ -190,7 +189,7 @@ def make_plan(
         subnet=LOOPBACK if subnet is None or local else subnet,
         nodes=nodes,
         coordinator_address=where[COORDINATOR].address,
-        coordinator=_coordinator_config(shared),
+        coordinator=_coordinator_config(shared, nodes),
         actions=_actions(topology),
         data_dir=_data_dir(topology),
     )
@@ -357,20 +356,23 @@ def _links(shared: _Shared, name: NodeId) -> LinksConfig:
     )
 
 
-def _coordinator_config(shared: _Shared) -> CoordinatorConfig:
+def expected_pairs(nodes: Iterable[PlannedNode]) -> Iterator[ExpectedPair]:
+    """All that have a path there and back at the start."""
+    for node in nodes:
+        for peer in node.config.links.peers:
+            if peer.out is not None and peer.into is not None:
+                yield ExpectedPair(
+                    source=node.name,
+                    target=peer.name,
+                    out=peer.out,
+                    back=peer.into,
+                    shared=peer.shared,
+                )
+
+
+def _coordinator_config(shared: _Shared, nodes: Iterable[PlannedNode]) -> CoordinatorConfig:
     file, place = shared.file, shared.places[COORDINATOR]
-    routes = shared.links.route
-    every = [
-        ExpectedPair(
-            source=a,
-            target=b,
-            out=out.spec,
-            back=back.spec,
-            shared=shared.links.path(a, b).shared,
-        )
-        for a, b in itertools.permutations(shared.members, 2)
-        if (out := routes(a, b)) and (back := routes(b, a))
-    ]
+    every = tuple(expected_pairs(nodes))
     deadlines = _deadlines(file)
     return CoordinatorConfig(
         session=shared.run_id,

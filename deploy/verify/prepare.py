@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from deploy.plan import Plan, PlannedNode
-from deploy.verify.segments import Load, Sample
+from deploy.plan import Plan, PlannedNode, expected_pairs
+from deploy.verify.segments import Load
 from node.config import (
     Deadlines,
     ExpectedPair,
@@ -18,7 +17,7 @@ from node.config import (
     StopConfig,
 )
 from node.core.ids import NodeId
-from node.links.schedule import AGAIN, schedule
+from node.links.schedule import AGAIN, takes_ns
 from node.units import SECOND
 
 _SPARE: Final = 30 * SECOND
@@ -31,7 +30,8 @@ def loaded(plan: Plan, load: Load) -> Plan:
     Links are measured whatever the file's policy, no data set is needed, and what the file does to
     nodes (not to links) is left out: the nodes are the instruments.
     """
-    alone = tuple(_alone(plan.nodes, load.sample))
+    known = {(pair.source, pair.target): pair for pair in expected_pairs(plan.nodes)}
+    alone = tuple(known[pair] for pair in load.sample.pairs if pair in known)
     stop = StopConfig(time_ns=load.time_ns)
     deadlines = _deadlines(plan, alone)
     coordinator = replace(
@@ -46,22 +46,10 @@ def loaded(plan: Plan, load: Load) -> Plan:
     return replace(plan, nodes=nodes, coordinator=coordinator, data_dir=None, actions=())
 
 
-def _alone(nodes: Iterable[PlannedNode], sample: Sample) -> Iterator[ExpectedPair]:
-    """The pairs of the sample that have a path from the beginning."""
-    peers = {(node.name, peer.name): peer for node in nodes for peer in node.config.links.peers}
-    for source, target in sample.pairs:
-        peer = peers[source, target]
-        if peer.out is not None and peer.into is not None:
-            yield ExpectedPair(
-                source=source, target=target, out=peer.out, back=peer.into, shared=peer.shared
-            )
-
-
 def _deadlines(plan: Plan, alone: tuple[ExpectedPair, ...]) -> Deadlines:
     """Time for all slots and a second try, where there are more than a run would measure."""
     given = plan.coordinator.deadlines
-    slots = (*schedule(alone), *schedule(alone, limits=AGAIN))
-    takes = sum(slot.expected_ns for slot in slots) + _SPARE
+    takes = takes_ns(alone) + takes_ns(alone, limits=AGAIN) + _SPARE
     return replace(given, links_ns=max(given.links_ns, takes))
 
 

@@ -157,6 +157,7 @@ class DelayLine:
         return self._look()
 
     def _look(self) -> Nanos | None:
+        self._rest = 0
         arrived = self._notices.read()
         now = time.monotonic_ns()
         if not arrived:
@@ -273,7 +274,7 @@ def pause_ns(path: PathSpec | None) -> Nanos:
     least, usual, most = PAUSE_NS
     if path is not None and path.jitter_ns:
         # What a pause adds to the jitter (its length / sqrt(12), as deviation) must not show.
-        most = path.jitter_ns
+        most = min(most, path.jitter_ns)
     if path is not None and path.reorder:
         most = min(most, usual)  # what is sent ahead waits for the next look
     return max(least, min(most, delay // 2, max(usual, delay // 4)))

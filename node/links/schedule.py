@@ -2,8 +2,8 @@
 
 In one slot a node sends to one other at most and receives from one at most, and no two paths cross
 one shared link, so no two transfers share a link; together they stay below what two cores can push
-through bridges and queues. What is measured again is measured with more care
-(`AGAIN`). Round trips take next to nothing and are probed for many pairs at once, before the rest.
+through bridges and queues. What is measured again is measured with more care (`AGAIN`). Round trips
+take next to nothing and are probed for many pairs at once, before the rest.
 """
 
 from __future__ import annotations
@@ -96,6 +96,11 @@ def schedule(pairs: Sequence[ExpectedPair], *, limits: Limits = FIRST) -> tuple[
     return (*_rtt_slots(pairs, limits), *_bulk_slots(pairs, limits))
 
 
+def takes_ns(pairs: Sequence[ExpectedPair], *, limits: Limits = FIRST) -> Nanos:
+    """How long all of it should take, one slot after the other."""
+    return sum(slot.expected_ns for slot in schedule(pairs, limits=limits))
+
+
 def sample(pairs: Sequence[ExpectedPair], *, within_ns: Nanos) -> tuple[ExpectedPair, ...]:
     """The pairs that can be measured in this time: all of them, or some from and to every node.
 
@@ -112,11 +117,11 @@ def sample(pairs: Sequence[ExpectedPair], *, within_ns: Nanos) -> tuple[Expected
 
     order = sorted(range(len(pairs)), key=lambda i: rank(pairs[i]))
     taken = min(len(pairs), len(names))
-    while taken > 1 and _takes([pairs[i] for i in order[:taken]]) > within_ns:
+    while taken > 1 and takes_ns([pairs[i] for i in order[:taken]]) > within_ns:
         taken //= 2
     while taken < len(pairs):
         more = min(2 * taken, len(pairs))
-        if _takes([pairs[i] for i in order[:more]]) > within_ns:
+        if takes_ns([pairs[i] for i in order[:more]]) > within_ns:
             break
         taken = more
     return tuple(pairs[i] for i in sorted(order[:taken]))
@@ -126,10 +131,6 @@ def spread(count: int) -> list[int]:
     """Distances between the nodes of a circle, in an order that spreads them (multiples of the
     golden ratio): all pairs of the first few are from and to every node equally often."""
     return sorted(range(1, count), key=lambda distance: (distance * _GOLDEN) % 1.0)
-
-
-def _takes(pairs: Sequence[ExpectedPair]) -> Nanos:
-    return sum(slot.expected_ns for slot in schedule(pairs))
 
 
 def round_trip_ns(out: PathSpec, back: PathSpec) -> Nanos:
