@@ -309,6 +309,47 @@ class StopConfig:
     accuracy: float | None = None
 
 
+class Mode(StrEnum):
+    """How members keep in step. `SYNC`: a barrier before each round's sharing. `ASYNC`: one at the
+    start, then only for the edges that a change of membership touches."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+class Unreachable(StrEnum):
+    """What is given up when connections cannot be set up: the `EDGES` alone, or the `PEERS` that
+    explain them (the smallest set that has an end of each)."""
+
+    EDGES = "edges"
+    PEERS = "peers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundsConfig:
+    """Rounds among peers (docs/signaling.md).
+
+    Args:
+        max_connection_retry: attempts after the first, in each round.
+        connection_timeout_ns: for all connections of one attempt.
+        min_participants: with fewer the round waits.
+        quorum: share of those expected that is enough once `gather_ns` is over.
+        gather_ns: from the first member that is ready in a round to doing without the others.
+        share_ns: from the start of sharing to aggregating what has arrived.
+        sync_ns: a provider of which nothing arrives for so long is replaced.
+    """
+
+    mode: Mode = Mode.ASYNC
+    unreachable: Unreachable = Unreachable.EDGES
+    max_connection_retry: int = 3
+    connection_timeout_ns: Nanos = 5 * SECOND
+    min_participants: int = 2
+    quorum: float = 0.5
+    gather_ns: Nanos = 60 * SECOND
+    share_ns: Nanos = 60 * SECOND
+    sync_ns: Nanos = 10 * SECOND
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
     """Every wait has one.
@@ -320,6 +361,7 @@ class Deadlines:
         stop_ns: until every member has left after Stop.
         heartbeat_ns, lease_ns: a member silent for a lease counts as lost.
         peer_ns: a peer out of reach for this long fails what is queued to it.
+        coordinator_ns: a member that cannot reach the coordinator for this long ends.
     """
 
     join_ns: Nanos = 90 * SECOND
@@ -329,6 +371,7 @@ class Deadlines:
     heartbeat_ns: Nanos = 500 * MILLISECOND
     lease_ns: Nanos = 10 * SECOND
     peer_ns: Nanos = 10 * SECOND
+    coordinator_ns: Nanos = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +399,8 @@ class NodeConfig:
     """uid:gid that the node process and its files belong to."""
     load: LoadConfig | None = None
     """Set: the node sends load instead of training."""
+    rounds: RoundsConfig | None = field(default_factory=RoundsConfig)
+    """None: no barrier and no latecomers, as for load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,6 +425,9 @@ class CoordinatorConfig:
     Args:
         pairs: the paths that are measured before the start.
         candidates: how many there are, of which `pairs` may be a sample.
+        rounds: None: no barrier and no latecomers, as for load.
+        overlay: who exchanges with whom, each pair once.
+        standby: members that are not waited for at the start; they join later, or never.
     """
 
     session: str
@@ -395,6 +443,9 @@ class CoordinatorConfig:
     deadlines: Deadlines = field(default_factory=Deadlines)
     results: str = "/results"
     owner: str = "10001:10001"
+    rounds: RoundsConfig | None = field(default_factory=RoundsConfig)
+    overlay: tuple[tuple[NodeId, ...], ...] = ()
+    standby: tuple[NodeId, ...] = ()
 
 
 Config = NodeConfig | CoordinatorConfig

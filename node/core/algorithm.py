@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from node.config import Mode
 from node.core.effects import InFlight, Value
 from node.core.events import PeerChange
 from node.core.ids import NodeId
@@ -74,6 +75,12 @@ class Context(Protocol):
     def set_parameters(self, parameters: Vector) -> None:
         """Replace the node's model."""
 
+    def exchange(self) -> None:
+        """Trained for this round: share when all are there (`Mode.SYNC` only).
+
+        `Algorithm.on_share` is asked for the message, `Algorithm.on_exchanged` gets what came.
+        """
+
     def end_round(self) -> None:
         """Count a round: evaluation and the stop condition on rounds hang on it."""
 
@@ -91,6 +98,9 @@ class Algorithm:
     Config: ClassVar[type[Any]]
     """A frozen dataclass of the options that the topology file may set under `algorithm:`."""
 
+    MODES: ClassVar[tuple[Mode, ...]] = (Mode.ASYNC,)
+    """The modes it can run in, its own first."""
+
     def __init__(self, config: Any) -> None:
         self.config = config
 
@@ -102,6 +112,22 @@ class Algorithm:
 
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
         """A message came whose part, if any, fits the layout and is finite."""
+
+    def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> PeerMessage | None:
+        """The round's barrier is open: the message for each of `peers`, or None for no message.
+
+        Its round and attempt are filled in.
+        """
+        return None
+
+    def on_exchanged(
+        self, ctx: Context, received: Mapping[NodeId, PeerMessage], peers: tuple[NodeId, ...]
+    ) -> None:
+        """Sharing is over: what came in this round and attempt, of those it was shared with.
+
+        Without a message of a peer that was lost or late; empty where this node was left out. Ends
+        the round (`Context.end_round`) and trains for the next.
+        """
 
     def on_timer(self, ctx: Context, key: str) -> None: ...
 

@@ -169,7 +169,7 @@ class Coordinator:
                 return [*renewed, *self._check_accuracy(now)]
             case Done() if seat.done is None:
                 seat.done = signal
-                done = _member(sender, "done", reason=signal.reason, round=signal.round)
+                done = _member(sender, "done", reason=signal.reason, round=signal.ended)
                 return [*renewed, done, *self._check_done(now)]
             case LinksChanged():
                 return [*renewed, *self._orders.taken(sender, signal)]
@@ -224,13 +224,13 @@ class Coordinator:
         links.waiting = set(slot.targets)
         effects: list[Effect] = [SetTimer(key=_SLOT, at=now + slot.deadline_ns)]
         for member, targets in slot.targets.items():
-            order = MeasureLinks(attempt=links.attempt, targets=targets, measures=slot.measures)
+            order = MeasureLinks(slot=links.attempt, targets=targets, measures=slot.measures)
             effects.append(Send(target=member, message=order))
         return effects
 
     def _measured(self, sender: NodeId, signal: LinksMeasured, now: Nanos) -> list[Effect]:
         links = self._links
-        if self._phase is not Phase.MEASURING or signal.attempt != links.attempt:
+        if self._phase is not Phase.MEASURING or signal.slot != links.attempt:
             return []  # of a slot that was given up
         for reading in signal.readings:
             pair = (reading.source, reading.target)

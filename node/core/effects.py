@@ -97,7 +97,7 @@ class ProbeLinks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareRun:
-    """Start the trainer and connect to the neighbours; `Prepared` answers."""
+    """Wait for the trainer; `Prepared` answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,10 @@ class BeginRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SitOut:
-    """Set the run clock as `BeginRun` does, but take no part: links change, peers are answered."""
+    """Set the run clock as `BeginRun` does, but take no part: links change, peers are answered.
+
+    BeginRun may come later, when this node has what it needs to take part.
+    """
 
     at_wall_ns: int
 
@@ -146,6 +149,91 @@ class Finish:
     parameters: Vector | None = None
 
 
+# --- rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectEdges:
+    """Find out which of these peers answer, connecting where there is no stream yet.
+
+    `EdgeSettled` tells of each, at the latest after `RoundsConfig.connection_timeout_ns` (a little
+    less, so that the coordinator hears of it in time); what was asked for before is forgotten,
+    but for attempts that name other peers only.
+
+    Args:
+        anew: of them, those whose stream is closed and dialled again first.
+        spare: peers that are asked only if there is a stream already.
+    """
+
+    round: int
+    attempt: int
+    peers: tuple[NodeId, ...]
+    anew: tuple[NodeId, ...] = ()
+    spare: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepConnected:
+    """Keep a stream to this peer from now on, though it may be no neighbour: for model sync."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """The algorithm wants to exchange in this round (peer only); becomes `Offered`."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareOver:
+    """The algorithm has aggregated this round (peer only); becomes `Exchanged`."""
+
+    round: int
+    attempt: int
+    missing: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenShare:
+    """Becomes `ShareOpened` at the peer."""
+
+    round: int
+    attempt: int
+    peers: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipShare:
+    """Becomes `ShareSkipped` at the peer."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropFromShare:
+    """Becomes `PeerDropped` at the peer."""
+
+    round: int
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AdoptModel:
+    """Becomes `ModelAdopted` at the peer."""
+
+    round: int
+    parameters: Vector | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSnapshot:
+    """Give the member machine the last aggregated model; `ModelSnapshot` answers."""
+
+    sync: int
+
+
 Effect: TypeAlias = (
     Send
     | DropQueued
@@ -162,6 +250,15 @@ Effect: TypeAlias = (
     | EndRun
     | StoreLinks
     | Finish
+    | ConnectEdges
+    | KeepConnected
+    | Offer
+    | ShareOver
+    | OpenShare
+    | SkipShare
+    | DropFromShare
+    | AdoptModel
+    | TakeSnapshot
 )
 
 

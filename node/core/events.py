@@ -103,7 +103,7 @@ class LinksProbed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The trainer is up and every neighbour connected, or `error` says what is missing."""
+    """The trainer is up, or `error` says what is missing."""
 
     error: str | None = None
 
@@ -163,7 +163,7 @@ class NodeOrdered:
     """Something is about to be done to a member, by plan or by hand (coordinator only).
 
     Args:
-        verb: `leave`, `crash`, `pause`, `resume` or `restart`.
+        verb: `join`, `leave`, `crash`, `pause`, `resume`, `restart` or `return`.
         what: for people: by plan or by hand, and when.
     """
 
@@ -171,6 +171,101 @@ class NodeOrdered:
     node: NodeId
     verb: str
     what: str
+
+
+# --- rounds: between the peer machine, its member machine and the mesh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """The algorithm has trained for round `round` and wants to exchange (to the member)."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettled:
+    """A connection that `ConnectEdges` asked for answers, or `error` says why not (to the member).
+
+    Each peer is settled once for each attempt that names it.
+    """
+
+    peer: NodeId
+    round: int
+    attempt: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
+    """The algorithm has aggregated this round, without `missing` (to the member)."""
+
+    round: int
+    attempt: int
+    missing: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelSnapshot:
+    """What `TakeSnapshot` asked for (to the member).
+
+    Args:
+        held: rounds that the model has behind it.
+        parameters: the last aggregated model, never a locally trained one; None: there is none.
+    """
+
+    sync: int
+    held: int
+    parameters: Vector | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareOpened:
+    """The barrier of this round is open: send to these peers, wait for theirs (to the peer)."""
+
+    round: int
+    attempt: int
+    peers: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareSkipped:
+    """Round `round` goes on without this node: end it with what is here (to the peer)."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerDropped:
+    """Nothing will come of this peer in round `round`; do not wait for it (to the peer)."""
+
+    round: int
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelAdopted:
+    """Go on from somebody else's model at round `round` (to the peer).
+
+    Args:
+        parameters: None: keep the model, only the round is another.
+    """
+
+    round: int
+    parameters: Vector | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """Instead of Started, to a coordinator in the place of one that died in the middle of a run.
+
+    Args:
+        began_wall_ns: when the run clock stood at 0, as its records have it.
+        absent: members that had left or failed by then, and what became of them.
+    """
+
+    began_wall_ns: int
+    absent: Mapping[NodeId, str]
 
 
 Event: TypeAlias = (
@@ -190,4 +285,13 @@ Event: TypeAlias = (
     | Failed
     | LinksOrdered
     | NodeOrdered
+    | Offered
+    | EdgeSettled
+    | Exchanged
+    | ModelSnapshot
+    | ShareOpened
+    | ShareSkipped
+    | PeerDropped
+    | ModelAdopted
+    | Resumed
 )

@@ -132,7 +132,7 @@ class Member:
             case PeerChanged(peer=peer, change=change) if peer == COORDINATOR:
                 return self._coordinator_changed(change, now)
             case LinksProbed(attempt=attempt, readings=readings):
-                return [_say(LinksMeasured(attempt=attempt, readings=readings))]
+                return [_say(LinksMeasured(slot=attempt, readings=readings))]
             case Prepared(error=error) if self._state is State.PREPARING:
                 if error is not None:
                     return self._stop("failed", error)
@@ -159,7 +159,7 @@ class Member:
                 return self._stop("failed", f"the coordinator refused: {signal.reason}")
             case State.JOINED, MeasureLinks():
                 probe = ProbeLinks(
-                    attempt=signal.attempt, targets=signal.targets, measures=signal.measures
+                    attempt=signal.slot, targets=signal.targets, measures=signal.measures
                 )
                 return [probe]
             case State.JOINED, Prepare():
@@ -198,7 +198,7 @@ class Member:
             phase = progress.phase if self._state in _BEGUN else self._state.value
             beat = Heartbeat(
                 phase=phase,
-                round=progress.round,
+                ended=progress.round,
                 accuracy=progress.accuracy,
                 loss=progress.loss,
                 model_bytes=progress.model_bytes,
@@ -224,7 +224,7 @@ class Member:
         self._ended = True
         if self._state is State.STOPPING:
             return self._leave()
-        done = Done(reason=event.reason, round=event.round)
+        done = Done(reason=event.reason, ended=event.round)
         return [*self._enter(State.DONE), _say(done)]
 
     def _stop(self, reason: str, error: str | None) -> list[Effect]:

@@ -32,6 +32,7 @@ class PeerMessage:
     Args:
         kind: what the algorithm calls it, such as `fragment` or `pull`; at most 64 characters.
         round: the sender's round when it was made.
+        attempt: in synchronous rounds, the attempt whose start allowed it; 0 elsewhere.
         part: model parameters, or None for a control message.
         fields: a few named numbers or short texts.
         delivery: what loss does to it.
@@ -42,6 +43,7 @@ class PeerMessage:
     part: Part | None = None
     fields: Mapping[str, Scalar] = field(default_factory=dict)
     delivery: Delivery = Delivery.RELIABLE
+    attempt: int = 0
 
     @property
     def model_bytes(self) -> int:

@@ -87,6 +87,7 @@ def encode_message(message: PeerMessage, *, sender: Identity) -> Encoded:
         sender=sender.member,
         incarnation=sender.incarnation,
         round=message.round,
+        attempt=message.attempt,
         kind=message.kind,
         delivery=_DELIVERY[message.delivery],
     )
@@ -126,6 +127,7 @@ def decode_message(data: bytes | bytearray, *, sender: Identity) -> PeerMessage:
     return PeerMessage(
         kind=envelope.kind,
         round=envelope.round,
+        attempt=envelope.attempt,
         fields={name: _get_scalar(name, value) for name, value in envelope.fields.items()},
         delivery=Delivery.DATAGRAM if envelope.delivery else Delivery.RELIABLE,
         part=_get_part(envelope, view[_LENGTH + size :]),
@@ -305,7 +307,11 @@ def _get_greeting(greeting: peer_pb2.Greeting) -> Greeting:
 def encode_signal(signal: Signal, *, member: Identity) -> bytes:
     """`member`: the one that says it, or that the coordinator says it to."""
     frame = signaling_pb2.SignalFrame(
-        session=member.session, member=member.member, incarnation=member.incarnation
+        session=member.session,
+        member=member.member,
+        incarnation=member.incarnation,
+        round=signal.round,
+        attempt=signal.attempt,
     )
     body = getattr(frame, _snake(type(signal)))
     body.SetInParent()
@@ -329,7 +335,9 @@ def decode_signal(data: bytes) -> tuple[Identity, Signal]:
     member = Identity(
         session=frame.session, member=NodeId(frame.member), incarnation=frame.incarnation
     )
-    return member, _get_fields(_SIGNALS[which], getattr(frame, which))
+    kind = _SIGNALS[which]
+    body = _get_fields(kind, getattr(frame, which))
+    return member, kind(**body, round=frame.round, attempt=frame.attempt)
 
 
 def _snake(kind: type) -> str:
@@ -337,20 +345,26 @@ def _snake(kind: type) -> str:
 
 
 _SIGNALS: Final[dict[str, Any]] = {_snake(kind): kind for kind in typing.get_args(Signal)}
+_ENVELOPE: Final = {field.name for field in dataclasses.fields(signals.Stamped)}
 _HINTS: Final[dict[Any, dict[str, Any]]] = {
-    kind: typing.get_type_hints(kind) for kind in (*_SIGNALS.values(), signals.LinkReading)
+    kind: {
+        name: hint
+        for name, hint in typing.get_type_hints(kind).items()
+        if name not in _ENVELOPE
+    }
+    for kind in (*_SIGNALS.values(), signals.LinkReading)
 }
 
 
 def _put_fields(body: Message, value: Any) -> None:
-    for field in dataclasses.fields(value):
-        content = getattr(value, field.name)
+    for name in _HINTS[type(value)]:
+        content = getattr(value, name)
         if content is None:
             continue
         if not isinstance(content, tuple):
-            setattr(body, field.name, content)
+            setattr(body, name, content)
             continue
-        repeated = getattr(body, field.name)
+        repeated = getattr(body, name)
         for entry in content:
             if dataclasses.is_dataclass(entry):
                 _put_fields(repeated.add(), entry)
@@ -358,20 +372,20 @@ def _put_fields(body: Message, value: Any) -> None:
                 repeated.append(entry)
 
 
-def _get_fields(kind: Any, body: Message) -> Any:
+def _get_fields(kind: Any, body: Message) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, hint in _HINTS[kind].items():
         content = getattr(body, name)
         if typing.get_origin(hint) is tuple:
             inner = typing.get_args(hint)[0]
             is_record = dataclasses.is_dataclass(inner)
-            content = tuple(_get_fields(inner, c) if is_record else c for c in content)
+            content = tuple(inner(**_get_fields(inner, c)) if is_record else c for c in content)
         elif isinstance(hint, types.UnionType) and not body.HasField(name):
             content = None
         elif isinstance(content, float) and not math.isfinite(content):
             raise PeerFault("a number in a signal that is not finite")
         values[name] = content
-    return kind(**values)
+    return values
 
 
 def _parse(into: Message, data: bytes | memoryview, what: str) -> None:

@@ -100,6 +100,7 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
     if dataclasses.is_dataclass(hint):
         return st.from_type(hint)
     kinds: dict[Any, st.SearchStrategy[Any]] = {
+        bool: st.booleans(),
         int: st.integers(0, 2**32 - 1),
         float: finite,
         str: st.text(st.characters(codec="utf-8"), max_size=20),
