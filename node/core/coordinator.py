@@ -1,27 +1,26 @@
-"""The coordinator's side of the signaling protocol: one barrier, one start, one end for all.
+"""The coordinator's side of signaling: the life of a run (table: `node.core.tables.COORDINATOR`).
 
-    gathering --all said Hello-->       measuring   (policy `off`: preparing)
-    measuring --all pairs in order, or three tries--> preparing
-    preparing --all Ready-->            running     Start names the moment
-    running   --all Done | time | accuracy--> stopping
-    stopping  --all left, or deadline--> ended
+    gathering --all said Hello--> measuring --done--> preparing --all Ready-->
+    [async: connecting --the barrier is open-->] running --all Done | time | accuracy--> stopping
+    stopping --all left, or deadline--> ended
 
-A member that is lost before the start aborts the run; one that is lost later is recorded, the
-others go on, and the end says so. One that was stopped on purpose (`node.core.orders`) is no error,
-nobody waits for it, and should it be started again it stays idle. Every state has a deadline. `now`
-is Unix time in ns, advanced by a monotonic clock: members are told wall times, and leases are
-judged by this clock alone.
+It owns the measuring of the links (`measuring`) and what is learnt together (`learning`: rounds and
+model syncs). A member that is lost before the start aborts the run; one that is lost later is
+recorded, and the others go on. A member that comes when the run is under way, for the first time
+or again, gets the model and joins the next round. A coordinator in the place of one that died
+rebuilds all this from what the members say in their Hello.
+
+Every state has a deadline. `now` is Unix time in ns, advanced by a monotonic clock: members are
+told wall times, and leases are judged by this clock alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final
 
-from node.config import CoordinatorConfig, ExpectedPair, LinkPolicy
-from node.core.effects import CancelTimer, Effect, Finish, Record, Send, SetTimer, StoreLinks
+from node.config import CoordinatorConfig, LinkPolicy
+from node.core.effects import CancelTimer, Effect, Finish, Record, SetTimer
 from node.core.events import (
     Event,
     Failed,
@@ -30,21 +29,24 @@ from node.core.events import (
     PeerChange,
     PeerChanged,
     Received,
+    Resumed,
     Started,
     StopRequested,
     TimerFired,
 )
 from node.core.ids import NodeId
-from node.core.orders import LinkOrders, Seat, expected, refused
+from node.core.learning import Learning, LearningSignal
+from node.core.measuring import SLOT, Measuring, Probing
+from node.core.orders import expected, refused
+from node.core.roster import AWAY, LEASE, Roster, noted, started
+from node.core.seats import Seat
 from node.core.signals import (
     Done,
     Heartbeat,
     Hello,
     Leave,
-    LinkReading,
     LinksChanged,
     LinksMeasured,
-    MeasureLinks,
     Prepare,
     Ready,
     Refuse,
@@ -52,16 +54,12 @@ from node.core.signals import (
     Start,
     Stop,
     Underway,
-    Welcome,
 )
 from node.units import MILLISECOND, SECOND, Nanos, format_duration
 
 _PHASE: Final = "coordinator/phase"
-_SLOT: Final = "coordinator/slot"
-_LEASE: Final = "coordinator/lease/"
 START_DELAY: Final = 200 * MILLISECOND
 """From sending Start to the run clock's zero: time for the message to reach every member."""
-TRIES: Final = 3
 _TIME_GRACE: Final = 2 * SECOND
 """Members end at the time limit by themselves; this much later the coordinator ends the run."""
 
@@ -70,45 +68,14 @@ class Phase(Enum):
     GATHERING = "gathering"
     MEASURING = "measuring"
     PREPARING = "preparing"
+    CONNECTING = "connecting"
+    RECOVERING = "recovering"
     RUNNING = "running"
     STOPPING = "stopping"
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeSlot:
-    """What is measured at the same time: for each member, the paths to measure from it."""
-
-    targets: Mapping[NodeId, tuple[NodeId, ...]]
-    measures: tuple[str, ...]
-    deadline_ns: Nanos
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probing:
-    """The measuring of links as pure functions (`node.links.report`).
-
-    Args:
-        schedule: cuts pairs into slots that do not disturb each other; on a later try, less still.
-        judge: whether what was measured is what was asked for.
-    """
-
-    schedule: Callable[[tuple[ExpectedPair, ...], int], tuple[ProbeSlot, ...]]
-    judge: Callable[[ExpectedPair, LinkReading], bool]
-
-
-@dataclass(slots=True)
-class _Measuring:
-    """The state of link measuring."""
-
-    attempt: int = 0
-    tries: int = 0
-    slots: list[ProbeSlot] = field(default_factory=list)
-    waiting: set[NodeId] = field(default_factory=set)
-    readings: dict[_Pair, LinkReading] = field(default_factory=dict)
-
-
-_Pair: TypeAlias = tuple[NodeId, NodeId]
+_LEARNING: Final = (Phase.CONNECTING, Phase.RUNNING)
 
 
 class Coordinator:
@@ -116,19 +83,21 @@ class Coordinator:
 
     def __init__(self, *, config: CoordinatorConfig, probing: Probing) -> None:
         self._config = config
-        self._probing = probing
         self._phase = Phase.GATHERING
-        self._seats = {name: Seat() for name in config.members}
-        self._links = _Measuring()
-        self._orders = LinkOrders()
+        self._roster = Roster(config=config, stamp=lambda signal: self._learning.stamped(signal))
+        self._links = Measuring(probing=probing, pairs=config.pairs)
+        self._learning = Learning(config=config, seats=self._roster.seats, blame=self._roster.blame)
         self._began: Nanos | None = None
         """When the run clock stood at 0."""
-        self._errors: list[str] = []
         self._reason = ""
 
     @property
     def phase(self) -> Phase:
         return self._phase
+
+    @property
+    def learning(self) -> Learning:
+        return self._learning
 
     def step(self, event: Event, *, now: Nanos) -> list[Effect]:
         if self._phase is Phase.ENDED:
@@ -136,12 +105,14 @@ class Coordinator:
         match event:
             case Started():
                 return self._enter(Phase.GATHERING, now + self._config.deadlines.join_ns)
+            case Resumed():
+                return self._resumed(event, now)
             case Received(sender=sender, message=message):
-                return self._hear(sender, message, now) if isinstance(message, Signal) else []
+                effects = self._hear(sender, message, now) if isinstance(message, Signal) else []
             case TimerFired(key=key):
-                return self._timer(key, now)
+                effects = self._timer(key, now)
             case PeerChanged(peer=peer, change=change):
-                return self._stream_changed(peer, change, now)
+                effects = self._stream_changed(peer, change, now)
             case LinksOrdered() | NodeOrdered():
                 return self._ordered(event, now)
             case StopRequested(reason=reason):
@@ -150,105 +121,172 @@ class Coordinator:
                 return self._stop("failed", now, error=reason)
             case _:
                 return []
+        return [*effects, *self._after(now)]
+
+    def _after(self, now: Nanos) -> list[Effect]:
+        """What follows from what the rounds have come to."""
+        if self._phase is Phase.CONNECTING and self._learning.rounds.opened:
+            return self._begin_running(now)
+        return []
 
     def _hear(self, sender: NodeId, signal: Signal, now: Nanos) -> list[Effect]:
-        seat = self._seats.get(sender)
+        seat = self._roster.seats.get(sender)
         if seat is None:
-            return [Send(target=sender, message=Refuse(reason=f"{sender} is not in this run"))]
-        renewed = [*self._back(sender, seat), *self._renew(sender, seat, now)]
+            return [self._roster.say(sender, Refuse(reason=f"{sender} is not in this run"))]
+        renewed = self._roster.heard(sender, now, missed_too=self._phase is Phase.RUNNING)
         match signal:
             case Hello():
                 return [*renewed, *self._hello(sender, seat, signal, now)]
-            case LinksMeasured():
-                return [*renewed, *self._measured(sender, signal, now)]
-            case Ready() if self._phase is Phase.PREPARING:
-                seat.ready = True
-                return [*renewed, _member(sender, "ready"), *self._check_ready(now)]
-            case Heartbeat():
-                seat.accuracy = signal.accuracy if signal.accuracy is not None else seat.accuracy
-                return [*renewed, *self._check_accuracy(now)]
-            case Done() if seat.done is None:
-                seat.done = signal
-                done = _member(sender, "done", reason=signal.reason, round=signal.ended)
-                return [*renewed, done, *self._check_done(now)]
-            case LinksChanged():
-                return [*renewed, *self._orders.taken(sender, signal)]
             case Leave(error=error):
                 return self._gone(sender, "left" if error is None else "failed", error, now)
+            case _ if seat.expelled is not None:
+                return [*renewed, *self._learning.fail_again(sender, seat)]
+            case LinksMeasured() if self._phase is Phase.MEASURING:
+                heard = self._links.hear(sender, signal, now)
+                return [*renewed, *heard, *self._check_links(now)]
+            case Ready():
+                return [*renewed, *self._ready(sender, seat, now)]
+            case Heartbeat():
+                return [*renewed, *self._heartbeat(sender, seat, signal, now)]
+            case Done():
+                return [*renewed, *self._done(sender, seat, signal, now)]
+            case LinksChanged():
+                return [*renewed, *self._roster.orders.taken(sender, signal)]
+            case _ if isinstance(signal, LearningSignal) and self._phase in _LEARNING:
+                return [*renewed, *self._learning.hear(sender, seat, signal, now)]
+            case _ if isinstance(signal, LearningSignal) and self._phase is Phase.RECOVERING:
+                return renewed  # said again with the next heartbeat
             case _:
                 note = f"{type(signal).__name__} while {self._phase.value}"
                 return [*renewed, Record(kind="refused", fields={"sender": sender, "reason": note})]
 
+    # --- who is there
+
     def _hello(self, sender: NodeId, seat: Seat, hello: Hello, now: Nanos) -> list[Effect]:
         """Take a member in; one that comes back after a broken stream is welcomed again."""
-        deadlines = self._config.deadlines
-        welcome = Welcome(heartbeat_ns=deadlines.heartbeat_ns, lease_ns=deadlines.lease_ns)
-        if seat.reborn and self._phase is Phase.RUNNING:
-            return [Send(target=sender, message=welcome), *self._idle(sender, seat, hello, now)]
-        if seat.left or (seat.hello is None and self._phase is not Phase.GATHERING):
+        if self._phase is Phase.GATHERING and hello.began_wall_ns > 0:
+            # A run is under way: there was a coordinator before us, and nothing is left of it.
+            resumed = Resumed(began_wall_ns=hello.began_wall_ns, absent={})
+            return [*self._resumed(resumed, now), *self._hello(sender, seat, hello, now)]
+        new = seat.hello is None or seat.left or seat.reborn
+        if new and self._phase in (Phase.CONNECTING, Phase.RUNNING):
+            return self._newcomer(sender, seat, hello, now)
+        if seat.left and self._phase is Phase.STOPPING:
             reason = f"{sender} is too late: the run is {self._phase.value}"
-            return [Send(target=sender, message=Refuse(reason=reason))]
-        again = seat.hello is not None
-        seat.hello = hello
-        effects: list[Effect] = [Send(target=sender, message=welcome)]
-        if again:
-            if self._phase is Phase.STOPPING:  # a later life of it may not have been told
-                effects.append(Send(target=sender, message=Stop(reason=self._reason)))
-            return [*effects, _member(sender, "rejoined"), *self._orders.missing(sender)]
-        effects.append(_member(sender, "joined", emulator=hello.emulator))
-        effects.extend(self._renew(sender, seat, now))
-        if all(other.present for other in self._seats.values()):
-            if self._config.policy is LinkPolicy.OFF or not self._config.pairs:
-                effects.extend(self._store_links())
-                effects.extend(self._prepare(now))
-            else:
-                deadline = now + deadlines.links_ns
-                effects.extend(self._enter(Phase.MEASURING, deadline))
-                effects.extend(self._measure(self._config.pairs, now))
-        return effects
+            return [self._roster.say(sender, Refuse(reason=reason))]
+        again, seat.reborn = seat.hello is not None, False
+        seat.hello, seat.left = hello, False
+        state = "rejoined" if again else "joined"
+        effects = [self._roster.welcome(sender), *self._roster.renew(sender, now)]
+        effects.append(noted(sender, state, emulator=hello.emulator))
+        match self._phase:
+            case Phase.GATHERING:
+                return [*effects, *self._check_gathered(now)]
+            case Phase.RECOVERING:
+                back = all(seat.hello is not None for seat in self._roster.awaited)
+                return [*effects, *self._go_on(now)] if back else effects
+            case Phase.STOPPING:
+                return [*effects, self._roster.say(sender, Stop(reason=self._reason))]
+            case Phase.CONNECTING | Phase.RUNNING:
+                known = self._learning.heartbeat(sender, seat, hello, now)
+                return [*effects, *self._roster.orders.missing(sender), *known]
+            case _:
+                return effects
 
-    # --- measuring links
+    def _newcomer(self, sender: NodeId, seat: Seat, hello: Hello, now: Nanos) -> list[Effect]:
+        """Somebody comes to a run under way: for the first time, as a new process, or who was
+        given up and is alive after all."""
+        effects: list[Effect] = []
+        if seat.reborn and not seat.left:  # nobody had missed the former life yet
+            effects += self._gone(sender, "lost", "started again by somebody else", now)
+        if self._phase not in (Phase.CONNECTING, Phase.RUNNING):  # that was the last of all
+            return [*effects, self._roster.say(sender, Stop(reason=self._reason))]
+        returned = seat.hello is not None
+        alive = returned and not seat.reborn and hello.began_wall_ns > 0
+        seat.admit(hello)
+        if alive:
+            self._roster.forgive(sender)
+            seat.learning = seat.told(hello) is not None
+        elif self._learning.on:
+            self._roster.orders.forget(sender)
+        else:
+            return [*effects, *self._idle(sender, seat, now)]
+        state = "returned" if returned else "joined"
+        effects += [
+            self._roster.welcome(sender, need_sync=not alive),
+            noted(sender, state, emulator=hello.emulator),
+            *self._roster.renew(sender, now),
+        ]
+        if alive:
+            known = self._learning.heartbeat(sender, seat, hello, now)
+            return [*effects, *self._roster.orders.missing(sender), *known]
+        return [*effects, self._roster.say(sender, Prepare())]
 
-    def _measure(self, pairs: tuple[ExpectedPair, ...], now: Nanos) -> list[Effect]:
-        self._links.tries += 1
-        self._links.slots = list(self._probing.schedule(pairs, self._links.tries))
-        fields = {"try": self._links.tries, "pairs": len(pairs), "slots": len(self._links.slots)}
-        return [Record(kind="measuring", fields=dict(fields)), *self._next_slot(now)]
+    def _idle(self, sender: NodeId, seat: Seat, now: Nanos) -> list[Effect]:
+        """Nobody learns: a later life of a member knows the time and its links, and that is all."""
+        assert self._began is not None
+        seat.idle = True
+        self._roster.orders.forget(sender)
+        why = f"{sender} was started again; the run goes on without it"
+        return [
+            self._roster.welcome(sender),
+            self._roster.say(sender, Underway(at_wall_ns=self._began, reason=why)),
+            noted(sender, "idle"),
+            *self._roster.orders.missing(sender),
+            *self._roster.renew(sender, now),
+        ]
 
-    def _next_slot(self, now: Nanos) -> list[Effect]:
-        links = self._links
-        if not links.slots:
-            return [CancelTimer(key=_SLOT), *self._check_links(now)]
-        slot = links.slots.pop(0)
-        links.attempt += 1
-        links.waiting = set(slot.targets)
-        effects: list[Effect] = [SetTimer(key=_SLOT, at=now + slot.deadline_ns)]
-        for member, targets in slot.targets.items():
-            order = MeasureLinks(slot=links.attempt, targets=targets, measures=slot.measures)
-            effects.append(Send(target=member, message=order))
-        return effects
+    def _ready(self, sender: NodeId, seat: Seat, now: Nanos) -> list[Effect]:
+        """Its trainer is up."""
+        if self._phase is Phase.PREPARING:
+            first, seat.ready = not seat.ready, True
+            note = [noted(sender, "ready")] if first else []
+            return [*note, *self._check_ready(now)]
+        if self._phase is Phase.RUNNING and self._began is not None:
+            seat.ready = True
+            start = self._roster.say(sender, Start(at_wall_ns=self._began))
+            return [start, *self._roster.orders.missing(sender)]
+        return []
 
-    def _measured(self, sender: NodeId, signal: LinksMeasured, now: Nanos) -> list[Effect]:
-        links = self._links
-        if self._phase is not Phase.MEASURING or signal.slot != links.attempt:
-            return []  # of a slot that was given up
-        for reading in signal.readings:
-            pair = (reading.source, reading.target)
-            links.readings[pair] = _merged(links.readings.get(pair), reading)
-        links.waiting.discard(sender)
-        return [] if links.waiting else self._next_slot(now)
+    def _heartbeat(self, sender: NodeId, seat: Seat, signal: Heartbeat, now: Nanos) -> list[Effect]:
+        """What it tells of itself, and again what it seems not to have heard."""
+        seat.accuracy = signal.accuracy if signal.accuracy is not None else seat.accuracy
+        seat.ended = signal.ended
+        effects: list[Effect] = []
+        match self._phase, signal.phase:
+            case Phase.STOPPING, _:
+                effects.append(self._roster.say(sender, Stop(reason=self._reason)))
+            case ((Phase.PREPARING | Phase.RUNNING), "joined") if not seat.idle:
+                effects.append(self._roster.say(sender, Prepare()))
+            case ((Phase.CONNECTING | Phase.RUNNING), _):
+                effects += self._learning.heartbeat(sender, seat, signal, now)
+        return [*effects, *self._check_accuracy(now)]
+
+    def _done(self, sender: NodeId, seat: Seat, signal: Done, now: Nanos) -> list[Effect]:
+        """It has learnt all that it is to learn."""
+        if seat.done is not None:
+            return []
+        seat.done = signal
+        done = noted(sender, "done", reason=signal.reason, round=signal.ended)
+        finished = self._learning.finish(sender, signal.round, now)
+        return [done, *finished, *self._check_done(now)]
+
+    # --- before the start
+
+    def _check_gathered(self, now: Nanos) -> list[Effect]:
+        if not all(seat.present for seat in self._roster.awaited):
+            return []
+        if self._config.policy is LinkPolicy.OFF or not self._config.pairs:
+            return [self._roster.links(()), *self._prepare(now)]
+        deadline = now + self._config.deadlines.links_ns
+        return [*self._enter(Phase.MEASURING, deadline), *self._links.begin(now)]
 
     def _check_links(self, now: Nanos) -> list[Effect]:
-        """All slots are through: try the misses again, or settle."""
-        misses = tuple(pair for pair in self._config.pairs if not self._as_asked(pair))
-        if misses and self._links.tries < TRIES:
-            for pair in misses:
-                self._links.readings.pop((pair.source, pair.target), None)
-            return self._measure(misses, now)
-        return self._settle_links(misses, now)
-
-    def _settle_links(self, misses: tuple[ExpectedPair, ...], now: Nanos) -> list[Effect]:
-        effects: list[Effect] = self._store_links()
+        """Go on once all is measured, or measured often enough."""
+        if not self._links.done:
+            return []
+        effects = [CancelTimer(key=SLOT), self._roster.links(self._links.readings)]
+        misses = self._links.misses
         if misses:
             text = ", ".join(f"{pair.source} to {pair.target}" for pair in misses)
             text = f"links not as asked after {self._links.tries} tries: {text} (see links.json)"
@@ -257,75 +295,87 @@ class Coordinator:
             effects.append(Record(kind="warning", fields={"message": text}))
         return [*effects, *self._prepare(now)]
 
-    def _as_asked(self, pair: ExpectedPair) -> bool:
-        reading = self._links.readings.get((pair.source, pair.target))
-        return reading is not None and self._probing.judge(pair, reading)
-
-    def _store_links(self) -> list[Effect]:
-        hellos = {name: seat.hello for name, seat in self._seats.items() if seat.hello is not None}
-        store = StoreLinks(
-            readings=tuple(self._links.readings.values()),
-            applied={name: hello.applied for name, hello in hellos.items()},
-            emulators={name: hello.emulator for name, hello in hellos.items()},
-        )
-        return [CancelTimer(key=_SLOT), store]
-
-    # --- start and end
-
     def _prepare(self, now: Nanos) -> list[Effect]:
         deadline = now + self._config.deadlines.ready_ns
-        return [*self._enter(Phase.PREPARING, deadline), *self._tell_all(Prepare())]
+        return [*self._enter(Phase.PREPARING, deadline), *self._roster.tell_all(Prepare())]
 
     def _check_ready(self, now: Nanos) -> list[Effect]:
-        if not all(seat.ready for seat in self._seats.values()):
+        if not all(seat.ready for seat in self._roster.seats.values() if seat.present):
             return []
+        if not self._learning.on or self._learning.sync:
+            return self._begin_running(now)
+        deadline = now + self._config.deadlines.ready_ns
+        return [*self._enter(Phase.CONNECTING, deadline), *self._learning.begin(now)]
+
+    def _begin_running(self, now: Nanos) -> list[Effect]:
+        """Everybody is told when the run clock stands at 0."""
         at = now + START_DELAY
-        end = at + self._config.stop.time_ns + _TIME_GRACE
-        start = Record(kind="start", fields={"at_wall": at / SECOND})
         self._began = at
-        return [*self._tell_all(Start(at_wall_ns=at)), start, *self._enter(Phase.RUNNING, end)]
+        ready = [name for name, seat in self._roster.seats.items() if seat.working and seat.ready]
+        told = [self._roster.say(name, Start(at_wall_ns=at)) for name in ready]
+        effects = [*told, started(at), *self._run_from(at)]
+        if self._learning.on and self._learning.sync:
+            effects += self._learning.begin(now)
+        return effects
+
+    def _run_from(self, began: Nanos) -> list[Effect]:
+        return self._enter(Phase.RUNNING, began + self._config.stop.time_ns + _TIME_GRACE)
+
+    # --- in the place of a coordinator that died
+
+    def _resumed(self, event: Resumed, now: Nanos) -> list[Effect]:
+        """Wait for those who were there to say where they are; a lease at most."""
+        self._began = event.began_wall_ns
+        self._roster.absent |= set(event.absent)
+        recovering = self._enter(Phase.RECOVERING, now + self._config.deadlines.lease_ns)
+        return [started(event.began_wall_ns), *recovering]
+
+    def _go_on(self, now: Nanos) -> list[Effect]:
+        """With those who are back; the others are lost."""
+        assert self._began is not None
+        effects = [*self._run_from(self._began), *self._learning.resume(now, began=self._began)]
+        for name, seat in self._roster.seats.items():
+            if name not in self._roster.absent and seat.hello is None:
+                self._roster.blame(name, "did not come back after the coordinator had failed")
+                effects.append(noted(name, "lost", error="did not come back"))
+        return [*effects, *self._without(now)]
+
+    # --- the end
 
     def _check_done(self, now: Nanos) -> list[Effect]:
-        staying = [seat for seat in self._seats.values() if seat.working]
-        if self._phase is not Phase.RUNNING or not all(seat.done for seat in staying):
-            return []
-        reasons = sorted({seat.done.reason for seat in staying if seat.done is not None})
-        return self._stop("+".join(reasons) or "nobody left", now)
+        reason = self._roster.all_done() if self._phase is Phase.RUNNING else None
+        return [] if reason is None else self._stop(reason, now)
 
     def _check_accuracy(self, now: Nanos) -> list[Effect]:
-        target = self._config.stop.accuracy
-        known = [seat.accuracy for seat in self._seats.values() if seat.working]
-        if target is None or self._phase is not Phase.RUNNING or not known:
+        target, reached = self._config.stop.accuracy, self._roster.accuracy()
+        if target is None or reached is None or self._phase is not Phase.RUNNING:
             return []
-        values = [accuracy for accuracy in known if accuracy is not None]
-        if len(values) < len(known) or sum(values) / len(values) < target:
-            return []
-        return self._stop("accuracy", now)
+        return self._stop("accuracy", now) if reached >= target else []
 
     def _stop(self, reason: str, now: Nanos, *, error: str | None = None) -> list[Effect]:
         """Tell every member to end; wait for them to leave."""
         effects: list[Effect] = []
         if error is not None:
-            self._errors.append(error)
+            self._roster.fail(error)
             effects.append(Record(kind="error", fields={"message": error}))
         if self._phase is Phase.STOPPING:
             return effects
         self._reason = reason
         effects.append(Record(kind="stop", fields={"reason": reason}))
-        effects.append(CancelTimer(key=_SLOT))
+        effects += [CancelTimer(key=SLOT), *self._learning.close()]
         effects.extend(self._enter(Phase.STOPPING, now + self._config.deadlines.stop_ns))
-        effects.extend(self._tell_all(Stop(reason=reason)))
-        for name, seat in self._seats.items():
+        effects.extend(self._roster.tell_all(Stop(reason=reason)))
+        for name, seat in self._roster.seats.items():
             if seat.present and seat.paused:  # it cannot answer; `deploy` ends it
                 seat.left = True
-                effects.append(_member(name, "paused at the end"))
+                effects.append(noted(name, "paused at the end"))
         return [*effects, *self._check_left()]
 
     def _check_left(self) -> list[Effect]:
-        if self._phase is not Phase.STOPPING or any(s.present for s in self._seats.values()):
+        if self._phase is not Phase.STOPPING or self._roster.anybody:
             return []
         self._phase = Phase.ENDED
-        error = "; ".join(self._errors) or None
+        error = self._roster.error
         fields = {"reason": self._reason, "error": error}
         return [
             CancelTimer(key=_PHASE),
@@ -340,48 +390,18 @@ class Coordinator:
         if self._phase is not Phase.RUNNING:
             return [refused(order, f"the run is {self._phase.value}")]
         if isinstance(order, LinksOrdered):
-            present = [name for name, seat in self._seats.items() if seat.present]
-            return self._orders.give(order, present=present)
-        seat = self._seats.get(order.node)
+            present = [name for name, seat in self._roster.seats.items() if seat.present]
+            return self._roster.orders.give(order, present=present)
+        seat = self._roster.seats.get(order.node)
         if seat is None:
             return [refused(order, f"{order.node} is not in this run")]
         seat.take(order)
-        return [expected(order), *self._renew(order.node, seat, now)]
-
-    def _back(self, member: NodeId, seat: Seat) -> list[Effect]:
-        """One that counted as left while it was paused is heard of again."""
-        if not seat.missed or self._phase is not Phase.RUNNING:
-            return []
-        seat.left = seat.missed = False
-        return [_member(member, "back")]
-
-    def _idle(self, member: NodeId, seat: Seat, hello: Hello, now: Nanos) -> list[Effect]:
-        """Take in a later life of a member: it knows the time and its links, and has no part."""
-        effects: list[Effect] = []
-        if not seat.left:  # nobody had missed the former life yet
-            effects.extend(self._gone(member, "lost", "started again by somebody else", now))
-        if self._phase is not Phase.RUNNING or self._began is None:  # that was the last of all
-            return [*effects, Send(target=member, message=Stop(reason=self._reason))]
-        seat.hello, seat.left, seat.idle, seat.reborn = hello, False, True, False
-        why = f"{member} was started again; the run goes on without it"
-        self._orders.forget(member)
-        return [
-            *effects,
-            Send(target=member, message=Underway(at_wall_ns=self._began, reason=why)),
-            _member(member, "idle", emulator=hello.emulator),
-            *self._orders.missing(member),
-            *self._renew(member, seat, now),
-        ]
+        return [expected(order), *self._roster.renew(order.node, now)]
 
     # --- members that come and go, deadlines
 
-    def _renew(self, sender: NodeId, seat: Seat, now: Nanos) -> list[Effect]:
-        if not seat.present:
-            return []
-        return [SetTimer(key=_LEASE + sender, at=now + self._config.deadlines.lease_ns)]
-
     def _stream_changed(self, peer: NodeId, change: PeerChange, now: Nanos) -> list[Effect]:
-        seat = self._seats.get(peer)
+        seat = self._roster.seats.get(peer)
         if seat is None:
             return []
         if change is PeerChange.RESTARTED:
@@ -390,28 +410,36 @@ class Coordinator:
             return []
         if seat.going and change is not PeerChange.CONNECTED:
             return self._gone(peer, "lost", None, now)
-        state = "stream lost" if change is PeerChange.LOST else "stream up"
-        return [_member(peer, state)]  # the lease decides
+        if change is PeerChange.LOST:  # the lease decides whether it is lost
+            return self._roster.closed(peer, now)
+        effects = [noted(peer, "stream up"), CancelTimer(key=AWAY + peer)]
+        if change is PeerChange.RESTARTED:
+            seat.away = True  # what was is no more; the new life has yet to say Hello
+            effects += self._learning.out(peer, now)
+        return effects
 
     def _gone(self, member: NodeId, state: str, error: str | None, now: Nanos) -> list[Effect]:
         """A member left, failed or was lost: re-evaluate what this phase waits for."""
-        seat = self._seats[member]
+        seat = self._roster.seats[member]
         if seat.left:
             return []
-        seat.left, seat.missed = True, seat.paused
-        effects: list[Effect] = [CancelTimer(key=_LEASE + member)]
+        effects = self._roster.mark_left(member)
+        if self._phase in _LEARNING:
+            effects += self._learning.out(member, now)
         if seat.excuse is not None and seat.order is not None:
-            effects.append(_member(member, seat.excuse, why=seat.order.what))
+            effects.append(noted(member, seat.excuse, why=seat.order.what))
             return [*effects, *self._without(now)]
-        effects.append(_member(member, state, **({"error": error} if error else {})))
+        if seat.expelled is not None:  # said already, and why
+            return [*effects, *self._without(now)]
+        effects.append(noted(member, state, **({"error": error} if error else {})))
         text = f"{member}: {error or state}"
         if self._phase is Phase.STOPPING:
             if error is not None:
-                self._errors.append(text)
+                self._roster.blame(member, error)
             return [*effects, *self._check_left()]
-        if self._phase is not Phase.RUNNING:
+        if self._phase not in _LEARNING:
             return [*effects, *self._stop("failed", now, error=text)]
-        self._errors.append(text)
+        self._roster.blame(member, error or state)
         effects.append(Record(kind="error", fields={"message": text}))
         return [*effects, *self._without(now)]
 
@@ -419,79 +447,54 @@ class Coordinator:
         """One is gone whom somebody may have waited for."""
         if self._phase is Phase.STOPPING:
             return self._check_left()
-        if not any(other.present for other in self._seats.values()):
+        if not self._roster.anybody:
             return self._stop("nobody left", now)
         return [*self._check_done(now), *self._check_accuracy(now)]
 
     def _timer(self, key: str, now: Nanos) -> list[Effect]:
         if key == _PHASE:
             return self._phase_over(now)
-        if key == _SLOT and self._phase is Phase.MEASURING:
-            late = ", ".join(sorted(self._links.waiting))
-            note = Record(kind="warning", fields={"message": f"no link measurements from {late}"})
-            return [note, *self._next_slot(now)]
-        if key.startswith(_LEASE):
-            member = NodeId(key.removeprefix(_LEASE))
+        if key == SLOT and self._phase is Phase.MEASURING:
+            return [*self._links.slot_over(now), *self._check_links(now)]
+        if key.startswith(LEASE):
             wait = format_duration(self._config.deadlines.lease_ns)
+            member = NodeId(key.removeprefix(LEASE))
             return self._gone(member, "lost", f"not heard from for {wait}", now)
-        return []
+        if key.startswith(AWAY):
+            member = NodeId(key.removeprefix(AWAY))
+            self._roster.seats[member].away = True
+            return [noted(member, "away"), *self._learning.out(member, now)]
+        return self._learning.timer(key, now)
 
     def _phase_over(self, now: Nanos) -> list[Effect]:
-        deadlines = self._config.deadlines
+        names, waits = self._roster.names, self._config.deadlines
         match self._phase:
             case Phase.GATHERING:
-                late = self._names(lambda seat: seat.hello is None)
-                wait = format_duration(deadlines.join_ns)
-                return self._stop("failed", now, error=f"did not join within {wait}: {late}")
+                late = f"did not join within {format_duration(waits.join_ns)}: "
+                return self._stop("failed", now, error=late + names(lambda s: s.hello is None))
             case Phase.MEASURING:
-                misses = tuple(pair for pair in self._config.pairs if not self._as_asked(pair))
-                return self._settle_links(misses, now)
+                self._links.done = True
+                return self._check_links(now)
             case Phase.PREPARING:
-                late = self._names(lambda seat: not seat.ready)
-                wait = format_duration(deadlines.ready_ns)
-                return self._stop("failed", now, error=f"not ready within {wait}: {late}")
+                late = f"not ready within {format_duration(waits.ready_ns)}: "
+                return self._stop("failed", now, error=late + names(lambda s: not s.ready))
+            case Phase.CONNECTING:
+                late = f"not connected to each other within {format_duration(waits.ready_ns)}"
+                return self._stop("failed", now, error=f"{late} (see the records of rounds)")
+            case Phase.RECOVERING:
+                return self._go_on(now)
             case Phase.RUNNING:
                 return self._stop("time", now)
             case Phase.STOPPING:
-                return self._give_up_stopping()
+                late = f"did not stop within {format_duration(waits.stop_ns)}: "
+                self._roster.fail(late + names(lambda s: s.present))
+                for seat in self._roster.seats.values():
+                    seat.left = True
+                return self._check_left()
             case Phase.ENDED:
                 return []
-
-    def _give_up_stopping(self) -> list[Effect]:
-        wait = format_duration(self._config.deadlines.stop_ns)
-        late = self._names(lambda seat: seat.present)
-        self._errors.append(f"did not stop within {wait}: {late}")
-        for seat in self._seats.values():
-            seat.left = True
-        return self._check_left()
-
-    def _names(self, wanted: Callable[[Seat], bool]) -> str:
-        return ", ".join(name for name, seat in self._seats.items() if wanted(seat))
-
-    def _tell_all(self, signal: Signal) -> list[Effect]:
-        present: Iterable[NodeId] = (n for n, seat in self._seats.items() if seat.present)
-        return [Send(target=name, message=signal) for name in present]
 
     def _enter(self, phase: Phase, deadline: Nanos) -> list[Effect]:
         self._phase = phase
         note = Record(kind="phase", fields={"phase": phase.value})
         return [note, SetTimer(key=_PHASE, at=deadline)]
-
-
-def _merged(old: LinkReading | None, new: LinkReading) -> LinkReading:
-    """One reading from several slots: the newer where it says something."""
-    if old is None:
-        return new
-    return replace(
-        old,
-        rtt_ns=old.rtt_ns if new.rtt_ns is None else new.rtt_ns,
-        goodput_bps=old.goodput_bps if new.goodput_bps is None else new.goodput_bps,
-        loss=old.loss if new.loss is None else new.loss,
-        loss_packets=old.loss_packets if new.loss_packets is None else new.loss_packets,
-        transport=old.transport or new.transport,
-        error=new.error or old.error,
-    )
-
-
-def _member(member: NodeId, state: str, **fields: str | int) -> Effect:
-    return Record(kind="member", fields={"member": member, "state": state, **fields})

@@ -103,9 +103,14 @@ class LinksProbed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The trainer is up, or `error` says what is missing."""
+    """The trainer is up, or `error` says what is missing.
+
+    Args:
+        size: parameters of the model.
+    """
 
     error: str | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,72 +8,12 @@ coordinator expects what follows: a node that was killed on purpose is no failur
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
 
 from node.core.effects import Effect, Record, Send, Value
 from node.core.events import LinksOrdered, NodeOrdered
 from node.core.ids import NodeId
-from node.core.signals import ChangeLinks, Done, Hello, LinksChanged
+from node.core.signals import ChangeLinks, LinksChanged
 from node.units import SECOND
-
-_BECOMES: Final = {
-    "leave": "left",
-    "crash": "killed",
-    "restart": "restarting",
-    "pause": "silent",
-}
-"""What a member is called that is no longer heard of after that was done to it."""
-
-
-@dataclass(slots=True)
-class Seat:
-    """What the coordinator knows of one member.
-
-    Args:
-        left: it is not waited for any more.
-        idle: a later life of it answers, but has no part in the run.
-        reborn: the newest stream is of a later life, which has not said Hello yet.
-        order: what was done to it on purpose last, by plan or by hand.
-        missed: it counts as left only because it was paused, and may come back.
-    """
-
-    hello: Hello | None = None
-    ready: bool = False
-    done: Done | None = None
-    left: bool = False
-    accuracy: float | None = None
-    idle: bool = False
-    reborn: bool = False
-    order: NodeOrdered | None = None
-    missed: bool = False
-
-    @property
-    def present(self) -> bool:
-        return self.hello is not None and not self.left
-
-    @property
-    def working(self) -> bool:
-        """It has a part in the run, and has not left."""
-        return not self.left and not self.idle
-
-    @property
-    def paused(self) -> bool:
-        return self.order is not None and self.order.verb == "pause"
-
-    @property
-    def going(self) -> bool:
-        """It ends on purpose: a broken stream means that it has."""
-        return self.order is not None and self.order.verb in ("leave", "crash", "restart")
-
-    @property
-    def excuse(self) -> str | None:
-        """What to call it once it is not heard of any more; None: that would be a failure."""
-        return None if self.order is None else _BECOMES.get(self.order.verb)
-
-    def take(self, order: NodeOrdered) -> None:
-        """Something is about to be done to it."""
-        self.order = None if order.verb == "resume" else order
 
 
 class LinkOrders:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final
 
 from node.config import Pacing, PathSpec
@@ -31,6 +32,22 @@ UNSHAPED_WINDOW: Final = 512 * 1024
 """Window of a path without a rate, where there is no bandwidth-delay product to compute."""
 _CHUNK_MIN: Final = 4 * 1024
 _CHUNK_MAX: Final = 16 * 1024
+BACKGROUND_SHARE: Final = 0.08
+"""Of the bytes, for background messages while there are others: below the tenth that a provider's
+rounds may become longer."""
+_CREDIT_MAX: Final = 2 * _CHUNK_MAX
+"""What background messages may have saved up while they could not be sent."""
+
+
+class Priority(Enum):
+    """Which messages go before which."""
+
+    CONTROL = "control"
+    """Before all others, whatever the window."""
+    MODEL = "model"
+    """In queue order, within the window."""
+    BACKGROUND = "background"
+    """Within the window, and what is left of the link, or their share of it."""
 
 
 def window_bytes(out: PathSpec | None, back: PathSpec | None) -> int:
@@ -54,7 +71,6 @@ class Outgoing:
         key: as in `effects.Send`.
         size: bytes of the encoded message.
         body: the encoded message; opaque here.
-        control: overtakes model messages and ignores the window.
         model_bytes: bytes of model values in it.
     """
 
@@ -62,7 +78,7 @@ class Outgoing:
     key: str
     size: int
     body: Any
-    control: bool
+    priority: Priority
     model_bytes: int
     number: int = 0
     written: int = 0
@@ -115,8 +131,9 @@ class Outbox:
     def __init__(self, *, pacing: Pacing, window: Callable[[NodeId], int]) -> None:
         self._pacing = pacing
         self._window = window
-        self._control: deque[Outgoing] = deque()
-        self._models: deque[Outgoing] = deque()
+        self._queues: dict[Priority, deque[Outgoing]] = {each: deque() for each in Priority}
+        self._credit = 0.0
+        """Bytes that background messages may send before others."""
         self._streams: dict[NodeId, _Stream] = {}
         self._numbers = 0
 
@@ -129,7 +146,7 @@ class Outbox:
             )
         self._numbers += 1
         item.number = self._numbers
-        (self._control if item.control else self._models).append(item)
+        self._queues[item.priority].append(item)
         return dropped
 
     def drop(self, *, key_prefix: str, in_flight: InFlight) -> Dropped:
@@ -139,7 +156,7 @@ class Outbox:
         """
 
         def named(item: Outgoing) -> bool:
-            return not item.control and item.key.startswith(key_prefix)
+            return item.priority is Priority.MODEL and item.key.startswith(key_prefix)
 
         queued = self._remove(lambda item: named(item) and not item.written)
         aborted = self._remove(named) if in_flight is InFlight.ABORT else ()
@@ -147,13 +164,13 @@ class Outbox:
 
     def next_chunk(self, connected: Container[NodeId]) -> Chunk | None:
         """What to write now, or None until an acknowledgement, a message or a connection comes."""
-        for item in self._control:
+        for item in self._queues[Priority.CONTROL]:
             if item.target in connected:
                 return self._cut(item, item.size - item.written)
-        for item in self._candidates(connected):
-            room = self._room(item.target)
-            want = min(item.size - item.written, chunk_bytes(self._window(item.target)))
-            if room >= want:
+        for item in self._in_order(connected):
+            want = self._wanted(item)
+            if self._room(item.target) >= want:
+                self._account(item, want, connected)
                 return self._cut(item, want)
         return None
 
@@ -193,17 +210,21 @@ class Outbox:
         return stream.unacked if stream else 0
 
     def queued(self) -> Iterator[Outgoing]:
-        """What is not completely written, in queue order, control messages first."""
-        yield from self._control
-        yield from self._models
+        """What is not completely written, in the order of `Priority` and then of the queue."""
+        for queue in self._queues.values():
+            yield from queue
 
     def __len__(self) -> int:
-        return len(self._control) + len(self._models)
+        return sum(len(queue) for queue in self._queues.values())
 
-    def _candidates(self, connected: Container[NodeId]) -> Iterator[Outgoing]:
-        """Model messages that may be written from now, in the order in which they are tried."""
+    def _wanted(self, item: Outgoing) -> int:
+        """Bytes of it to write at once."""
+        return min(item.size - item.written, chunk_bytes(self._window(item.target)))
+
+    def _candidates(self, priority: Priority, connected: Container[NodeId]) -> Iterator[Outgoing]:
+        """Messages that may be written from now, in the order in which they are tried."""
         seen: set[NodeId] = set()
-        for item in self._models:
+        for item in self._queues[priority]:
             if item.target in seen or item.target not in connected:
                 continue
             yield item
@@ -219,23 +240,50 @@ class Outbox:
         # A chunk larger than the whole window still goes once nothing is on its way.
         return self._window(target) - pending if pending else _CHUNK_MAX
 
+    def _in_order(self, connected: Container[NodeId]) -> Iterator[Outgoing]:
+        """What may be written from now: models, or background messages that are owed bytes."""
+        models = self._candidates(Priority.MODEL, connected)
+        if not self._queues[Priority.BACKGROUND]:
+            yield from models
+            return
+        first = next(models, None)
+        for item in self._candidates(Priority.BACKGROUND, connected):
+            if first is None or self._wanted(item) <= self._credit:
+                yield item
+        if first is not None:
+            yield first
+            yield from models
+
+    def _account(self, item: Outgoing, length: int, connected: Container[NodeId]) -> None:
+        """Background messages earn their share by what others send while they wait."""
+        priority = item.priority
+        other = Priority.MODEL if priority is Priority.BACKGROUND else Priority.BACKGROUND
+        if next(self._candidates(other, connected), None) is None:
+            return
+        if priority is Priority.BACKGROUND:
+            self._credit -= length
+        else:
+            earned = length * BACKGROUND_SHARE / (1 - BACKGROUND_SHARE)
+            self._credit = min(_CREDIT_MAX, self._credit + earned)
+
     def _cut(self, item: Outgoing, length: int) -> Chunk:
         chunk = Chunk(item=item, offset=item.written, length=length)
         stream = self._streams.setdefault(item.target, _Stream())
         item.written += length
         stream.written += length
+        queue = self._queues[item.priority]
         if chunk.last:
-            (self._control if item.control else self._models).remove(item)
+            queue.remove(item)
             stream.ends.append((stream.written, item))
-        elif self._models[0] is not item:
+        elif queue[0] is not item:
             # Begun messages stay in front: an unreachable head must not make us interleave.
-            self._models.remove(item)
-            self._models.appendleft(item)
+            queue.remove(item)
+            queue.appendleft(item)
         return chunk
 
     def _remove(self, unwanted: Callable[[Outgoing], bool]) -> tuple[Outgoing, ...]:
         dropped: list[Outgoing] = []
-        for queue in (self._control, self._models):
+        for queue in self._queues.values():
             keep: list[Outgoing] = []
             for item in queue:
                 (dropped if unwanted(item) else keep).append(item)

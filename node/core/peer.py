@@ -4,7 +4,8 @@ rounds, has the model evaluated, and ends the run.
     waiting --Started--> running --stop condition--> finishing --Evaluated--> finished
 
 Messages that come before the run has begun here are kept for it. A finished peer goes on answering
-(the runtime acknowledges and its queue drains) but its model no longer changes.
+(the runtime acknowledges and its queue drains) but its model no longer changes. Synchronous rounds
+are the work of `node.core.exchange`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from node.config import StopConfig
+from node.config import Mode, StopConfig
 from node.core.algorithm import Algorithm
 from node.core.effects import (
     CancelTimer,
@@ -35,20 +36,25 @@ from node.core.events import (
     Evaluated,
     Event,
     Failed,
+    ModelAdopted,
     PeerChanged,
+    PeerDropped,
     Received,
     SendFailed,
     Sent,
+    ShareOpened,
+    ShareSkipped,
     Started,
     StopRequested,
     TimerFired,
     Trained,
 )
+from node.core.exchange import DEADLINE, RESEND, Exchange
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
 from node.core.parts import Layout, Vector, frozen, resolve
 from node.core.rng import stream
-from node.units import Nanos
+from node.units import SECOND, Nanos
 
 _EARLY_MAX: Final = 1024
 """Messages kept from peers whose run began a moment before ours."""
@@ -71,6 +77,7 @@ class PeerSetting:
         peers: neighbours in the overlay.
         members: number of nodes in the run.
         evaluate_every: rounds between two evaluations.
+        share_ns: with `Mode.SYNC`, from the start of sharing to aggregating what has come.
     """
 
     me: NodeId
@@ -80,6 +87,8 @@ class PeerSetting:
     layout: Layout
     stop: StopConfig
     evaluate_every: int = 1
+    mode: Mode = Mode.ASYNC
+    share_ns: Nanos = 60 * SECOND
 
 
 class Peer:
@@ -96,7 +105,9 @@ class Peer:
             )
         self._setting = setting
         self._algorithm = algorithm
-        self._ctx = _Context(setting=setting, parameters=frozen(initial))
+        exchange = Exchange(algorithm=algorithm, share_ns=setting.share_ns)
+        self._exchange = exchange
+        self._ctx = _Context(setting=setting, parameters=frozen(initial), exchange=exchange)
         self._phase = Phase.WAITING
         self._early: list[Received] = []
         self._reason = ""
@@ -117,10 +128,18 @@ class Peer:
     def parameters(self) -> Vector:
         return self._ctx.parameters
 
+    @property
+    def aggregated(self) -> tuple[int, Vector]:
+        """The last aggregated model and how many rounds it has behind it; never one that was only
+        trained here. 0 rounds: the initial model."""
+        return self._ctx.aggregated
+
     def step(self, event: Event, *, now: Nanos) -> list[Effect]:
         self._ctx.begin(now)
         if isinstance(event, Failed):
             return self._fail(event.reason)
+        if isinstance(event, Trained):
+            self._ctx.trainer_is_free(event.job)
         match self._phase:
             case Phase.WAITING:
                 self._while_waiting(event)
@@ -129,7 +148,7 @@ class Peer:
             case Phase.FINISHING:
                 self._while_finishing(event)
             case Phase.FINISHED:
-                pass
+                self._send_again(event)
         return self._ctx.effects
 
     def _while_waiting(self, event: Event) -> None:
@@ -151,6 +170,8 @@ class Peer:
                 self._begin_finish(reason)
             case PeerChanged(peer=peer, change=change):
                 self._algorithm.on_peer(self._ctx, peer, change)
+            case ModelAdopted(round=round_, parameters=parameters):
+                self._ctx.adopt(round_, parameters)
             case _:
                 pass
 
@@ -164,25 +185,57 @@ class Peer:
                 self._take_evaluation(event)
             case TimerFired(key=key) if key == _TIME_LIMIT:
                 self._begin_finish("time")
+            case TimerFired(key=key) if key in (DEADLINE, RESEND):
+                self._exchange.timer(self._ctx, key)
             case TimerFired(key=key):
                 self._algorithm.on_timer(self._ctx, key.removeprefix(_ALGORITHM))
             case Sent(target=target, key=key):
                 self._algorithm.on_sent(self._ctx, target, key)
             case SendFailed(target=target, key=key, reason=reason):
+                self._exchange.send_failed(self._ctx, target, key)
                 self._algorithm.on_send_failed(self._ctx, target, key, reason)
             case PeerChanged(peer=peer, change=change):
                 self._algorithm.on_peer(self._ctx, peer, change)
             case StopRequested(reason=reason):
                 self._begin_finish(reason)
+            case ShareOpened():
+                self._exchange.opened(self._ctx, event)
+            case ShareSkipped(round=round_):
+                self._exchange.skipped(self._ctx, round_)
+            case PeerDropped(round=round_, peer=peer):
+                self._exchange.dropped(self._ctx, round_, peer)
+            case ModelAdopted(round=round_, parameters=parameters):
+                self._adopt(round_, parameters)
             case _:
                 pass
         self._after_handler()
+
+    def _adopt(self, round_: int, parameters: Vector | None) -> None:
+        """Begin anew from somebody else's model: what was under way is given up."""
+        self._ctx.give_up_training()
+        self._exchange.reset(self._ctx, round_)
+        self._ctx.adopt(round_, parameters)
+        self._algorithm.on_start(self._ctx)
 
     def _while_finishing(self, event: Event) -> None:
         if isinstance(event, Evaluated):
             self._take_evaluation(event)
             if self._answered == self._evaluated:
                 self._finish()
+        else:
+            self._send_again(event)
+
+    def _send_again(self, event: Event) -> None:
+        """Peers may still wait for the last message of one that has ended."""
+        match event:
+            case SendFailed(target=target, key=key):
+                self._exchange.send_failed(self._ctx, target, key)
+            case TimerFired(key=key) if key == RESEND:
+                self._exchange.timer(self._ctx, key)
+            case PeerDropped(round=round_, peer=peer):
+                self._exchange.dropped(self._ctx, round_, peer)
+            case _:
+                pass
 
     def _receive(self, event: Received) -> None:
         """Hand a message to the algorithm if its part fits the model."""
@@ -202,7 +255,10 @@ class Peer:
             if not np.isfinite(message.part.values).all():
                 self._refuse(event.sender, "values that are not finite")
                 return
-        self._algorithm.on_message(self._ctx, event.sender, message)
+        if self._setting.mode is Mode.SYNC and message.attempt > 0:
+            self._exchange.take(self._ctx, event.sender, message)
+        else:
+            self._algorithm.on_message(self._ctx, event.sender, message)
 
     def _refuse(self, sender: NodeId, reason: str) -> None:
         self._ctx.record("refused", {"sender": sender, "reason": reason})
@@ -248,6 +304,7 @@ class Peer:
         self._reason = reason
         self._phase = Phase.FINISHING
         self._ctx.give_up_training()
+        self._exchange.stop(self._ctx)
         self._ctx.want(CancelTimer(key=_TIME_LIMIT))
         if started and self._evaluated != self._ctx.round:
             self._evaluate()
@@ -261,6 +318,8 @@ class Peer:
     def _fail(self, reason: str) -> list[Effect]:
         if self._phase is not Phase.FINISHED:
             self._phase = Phase.FINISHED
+            self._ctx.give_up_training()
+            self._exchange.stop(self._ctx)
             self._ctx.want(Finish(reason="failed", error=reason, parameters=self._ctx.parameters))
         return self._ctx.effects
 
@@ -268,15 +327,21 @@ class Peer:
 class _Context:
     """The `Context` of a peer: it collects effects, and holds the model and the round."""
 
-    def __init__(self, *, setting: PeerSetting, parameters: Vector) -> None:
+    def __init__(self, *, setting: PeerSetting, parameters: Vector, exchange: Exchange) -> None:
         self._setting = setting
+        self._exchange = exchange
         self.parameters = parameters
+        self.aggregated: tuple[int, Vector] = (0, parameters)
         self.round = 0
         self.now: Nanos = 0
         self.job: int | None = None
-        """The training job that runs, if any."""
+        """The training job whose result is waited for, if any."""
         self.effects: list[Effect] = []
         self._jobs = 0
+        self._running: int | None = None
+        """The job that the trainer works at; it may have been given up."""
+        self._next: Train | None = None
+        """The job that waits for the trainer."""
         self._rngs: dict[str, np.random.Generator] = {}
 
     @property
@@ -308,9 +373,21 @@ class _Context:
         self.effects.append(effect)
 
     def give_up_training(self) -> None:
-        """Ignore the job that runs, and take back one that this very step asked for."""
+        """Ignore the job that runs, and take back one that has not begun."""
         self.job = None
+        self._next = None
+        if any(isinstance(effect, Train) for effect in self.effects):
+            self._running = None
         self.effects = [effect for effect in self.effects if not isinstance(effect, Train)]
+
+    def trainer_is_free(self, job: int) -> None:
+        """The trainer has done `job`: it may have the next, if one waits."""
+        if job == self._running:
+            self._running = None
+        if self._running is None and self._next is not None:
+            self._running = self._next.job
+            self.want(self._next)
+            self._next = None
 
     def rng(self, purpose: str) -> np.random.Generator:
         if purpose not in self._rngs:
@@ -340,7 +417,12 @@ class _Context:
             raise ValueError(f"{steps} training steps")
         self._jobs += 1
         self.job = self._jobs
-        self.want(Train(job=self._jobs, steps=steps, parameters=self.parameters))
+        train = Train(job=self._jobs, steps=steps, parameters=self.parameters)
+        if self._running is None:
+            self._running = self._jobs
+            self.want(train)
+        else:  # a job that was given up, which the trainer finishes
+            self._next = train
 
     def set_parameters(self, parameters: Vector) -> None:
         if parameters.shape != self.parameters.shape or parameters.dtype != np.float32:
@@ -349,8 +431,23 @@ class _Context:
             )
         self.parameters = frozen(parameters)
 
+    def adopt(self, round_: int, parameters: Vector | None) -> None:
+        """Go on at this round, with this model if there is one."""
+        self.round = round_
+        if parameters is not None:
+            self.set_parameters(parameters)
+            self.aggregated = (round_, self.parameters)
+
+    def exchange(self) -> None:
+        if self._setting.mode is not Mode.SYNC:
+            raise ValueError("exchange() is for `mode: sync`")
+        if self.job is not None:
+            raise ValueError("exchange() while a training job runs")
+        self._exchange.offer(self)
+
     def end_round(self) -> None:
         self.round += 1
+        self.aggregated = (self.round, self.parameters)
 
     def record(self, kind: str, fields: Mapping[str, Value]) -> None:
         self.want(Record(kind=kind, fields=fields))

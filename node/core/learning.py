@@ -1,0 +1,250 @@
+"""Who learns with whom, as the coordinator keeps it: the rounds and the model syncs together.
+
+Where `CoordinatorConfig.rounds` is None nobody learns (load runs), and nothing here does anything.
+
+It decides for each member whether it takes part in rounds at present: from the time that it holds
+the model, unless it is away, done, expelled or gone. The seats are the coordinator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from node.config import CoordinatorConfig, Mode, RoundsConfig
+from node.core.effects import Effect, Record, Send
+from node.core.ids import NodeId
+from node.core.rounds import Rounds
+from node.core.seats import Seat
+from node.core.signals import (
+    ConnectionFail,
+    ConnectionsReady,
+    Heartbeat,
+    Hello,
+    JoinRound,
+    ModelSyncRequest,
+    PeerIsReady,
+    RoundDone,
+    Signal,
+    Stage,
+    SyncDecline,
+    SyncDone,
+    Welcome,
+)
+from node.core.standings import Told
+from node.core.syncs import Syncs
+from node.units import MILLISECOND, Nanos
+
+LearningSignal: TypeAlias = (
+    JoinRound
+    | PeerIsReady
+    | ConnectionsReady
+    | RoundDone
+    | ModelSyncRequest
+    | SyncDone
+    | SyncDecline
+)
+_FROM_ROUNDS: Final = (JoinRound, PeerIsReady, ConnectionsReady, RoundDone)
+
+
+class Learning:
+    """See the module.
+
+    Args:
+        seats: of all members; read and kept up here.
+        blame: told of members that are expelled, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: CoordinatorConfig,
+        seats: Mapping[NodeId, Seat],
+        blame: Callable[[NodeId, str], None],
+    ) -> None:
+        self._config = config
+        self._seats = seats
+        self._blame = blame
+        settings = config.rounds
+        self._on = settings is not None
+        self._settings = settings or RoundsConfig()
+        self._rounds = Rounds(config=self._settings, overlay=config.overlay)
+        self._syncs = Syncs(overlay=config.overlay)
+
+    @property
+    def on(self) -> bool:
+        return self._on
+
+    @property
+    def sync(self) -> bool:
+        """Whether there is a barrier before each round."""
+        return self._settings.mode is Mode.SYNC
+
+    @property
+    def rounds(self) -> Rounds:
+        return self._rounds
+
+    def stamped(self, signal: Signal) -> Signal:
+        """With the present round and attempt in its envelope."""
+        round_, attempt = self._rounds.stamp
+        return replace(signal, round=round_, attempt=attempt)
+
+    # --- the run
+
+    def begin(self, now: Nanos) -> list[Effect]:
+        """The first round may begin for all who are present."""
+        stage = Stage.TRAINING if self.sync else Stage.READY
+        told = {}
+        for name, seat in self._seats.items():
+            if seat.present and seat.ready:
+                seat.learning = True
+                told[name] = Told(round=0, stage=stage)
+        return self._led(self._rounds.begin(told, now=now), now)
+
+    def resume(self, now: Nanos, *, began: Nanos) -> list[Effect]:
+        """Go on from what the members have said in their Hello to a new coordinator."""
+        # Numbers of syncs go on above those that the coordinator before us can have given.
+        self._syncs = Syncs(overlay=self._config.overlay, first=(now - began) // MILLISECOND + 1)
+        told = {}
+        for name, seat in self._seats.items():
+            said = seat.told(seat.hello) if seat.present and seat.hello is not None else None
+            if said is not None:
+                seat.learning = True
+                told[name] = said
+        return self._led(self._rounds.resume(told, now=now), now)
+
+    def close(self) -> list[Effect]:
+        """The run ends."""
+        return self._rounds.close()
+
+    # --- members
+
+    def hear(self, member: NodeId, seat: Seat, signal: LearningSignal, now: Nanos) -> list[Effect]:
+        """A signal about rounds or the model."""
+        match signal:
+            case ModelSyncRequest():
+                return self._request(member, seat, signal, now)
+            case SyncDone():
+                return self._synced(member, seat, signal)
+            case SyncDecline():
+                declined = self._syncs.decline(
+                    member, signal, providers=self._providers(), hopeless=self._hopeless()
+                )
+                return self._stamp(declined)
+            case _ if seat.takes_part:
+                return self._led(self._rounds.hear(member, signal, now=now), now)
+            case _:
+                return []
+
+    def heartbeat(
+        self, member: NodeId, seat: Seat, signal: Heartbeat | Hello, now: Nanos
+    ) -> list[Effect]:
+        """What a member says of itself again and again: make good what was lost of it."""
+        told = seat.told(signal)
+        if not self._on or told is None or not seat.takes_part:
+            return []
+        if member not in self._rounds.members:
+            return self._led(self._rounds.join(member, told, now=now), now)
+        return self._led(self._rounds.progress(member, told.round, now=now), now)
+
+    def out(self, member: NodeId, now: Nanos) -> list[Effect]:
+        """A member is gone or away."""
+        if not self._on:
+            return []
+        gone = self._syncs.gone(member, providers=self._providers(), hopeless=self._hopeless())
+        return [*self._led(self._rounds.leave(member, now=now), now), *self._stamp(gone)]
+
+    def finish(self, member: NodeId, round_: int, now: Nanos) -> list[Effect]:
+        """A member has learnt all that it is to learn."""
+        if not self._on:
+            return []
+        told = self._rounds.progress(member, round_, now=now)
+        return self._led([*told, *self._rounds.finish(member, now=now)], now)
+
+    def timer(self, key: str, now: Nanos) -> list[Effect]:
+        return self._led(self._rounds.timer(key, now=now), now)
+
+    # --- model sync
+
+    def _request(
+        self, member: NodeId, seat: Seat, signal: ModelSyncRequest, now: Nanos
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        if seat.learning:  # it has fallen behind by more than it can catch up
+            seat.learning = False
+            effects += self._led(self._rounds.leave(member, now=now), now)
+        if member not in self._syncs.newcomers:
+            effects.append(_member(member, "syncing"))
+        asked = self._syncs.request(
+            member, signal, providers=self._providers(), hopeless=self._hopeless()
+        )
+        return [*effects, *self._stamp(asked)]
+
+    def _synced(self, member: NodeId, seat: Seat, signal: SyncDone) -> list[Effect]:
+        """The newcomer has the model: it joins the next round."""
+        effects = self._syncs.done(member, signal.sync, held=signal.held)
+        if not seat.learning:
+            seat.learning = True
+            effects.append(_member(member, "synced", held=signal.held))
+        deadlines = self._config.deadlines
+        welcome = Welcome(
+            heartbeat_ns=deadlines.heartbeat_ns,
+            lease_ns=deadlines.lease_ns,
+            round=self._rounds.next_round,
+        )
+        return [*effects, Send(target=member, message=welcome)]
+
+    def _providers(self) -> dict[NodeId, int]:
+        """Who holds a model of the last completed round, and how many rounds it has behind it."""
+        held = {}
+        for name, seat in self._seats.items():
+            if not seat.working or not seat.learning or seat.away:
+                continue
+            standing = self._rounds.members.get(name)
+            if not self.sync:
+                held[name] = seat.ended
+            elif standing is not None and standing.round >= self._rounds.stamp[0]:
+                held[name] = standing.round
+            elif seat.done is not None:
+                held[name] = seat.done.ended
+        return {name: rounds for name, rounds in held.items() if rounds > 0}
+
+    def _hopeless(self) -> bool:
+        """Nobody has learnt anything, or nobody who has is there any more."""
+        there = [seat for seat in self._seats.values() if seat.working and seat.learning]
+        if self.sync:
+            return self._rounds.stamp[0] == 0 or not there
+        return not any(seat.ended for seat in there)
+
+    # --- small things
+
+    def _stamp(self, effects: list[Effect]) -> list[Effect]:
+        stamped: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Send) and isinstance(effect.message, Signal):
+                effect = replace(effect, message=self.stamped(effect.message))
+            stamped.append(effect)
+        return stamped
+
+    def _led(self, effects: list[Effect], now: Nanos) -> list[Effect]:
+        """What the rounds want, and what follows where they expelled somebody."""
+        for name, reason in self._rounds.expelled():
+            seat = self._seats[name]
+            seat.expelled, seat.learning = reason, False
+            self._blame(name, reason)
+            effects.append(_member(name, "expelled", error=reason))
+            effects += self._stamp(
+                self._syncs.gone(name, providers=self._providers(), hopeless=self._hopeless())
+            )
+        return effects
+
+    def fail_again(self, member: NodeId, seat: Seat) -> list[Effect]:
+        """It has been told to go, and has not heard that."""
+        if seat.expelled is None:
+            return []
+        return [Send(target=member, message=self.stamped(ConnectionFail(reason=seat.expelled)))]
+
+
+def _member(member: NodeId, state: str, **fields: str | int) -> Effect:
+    return Record(kind="member", fields={"member": member, "state": state, **fields})

@@ -1,0 +1,157 @@
+"""Who is in the run, as the coordinator keeps it: seats, leases, what is said to members, and what
+went wrong with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from node.config import CoordinatorConfig
+from node.core.effects import CancelTimer, Effect, Record, Send, SetTimer, StoreLinks, Value
+from node.core.ids import NodeId
+from node.core.orders import LinkOrders
+from node.core.seats import Seat
+from node.core.signals import LinkReading, Signal, Welcome
+from node.units import SECOND, Nanos
+
+LEASE: Final = "coordinator/lease/"
+AWAY: Final = "coordinator/away/"
+_AWAY_BEATS: Final = 2
+"""Heartbeats for which a stream may be closed before its member is left out of rounds."""
+
+
+class Roster:
+    """See the module.
+
+    Args:
+        stamp: puts the present round and attempt on a signal.
+    """
+
+    def __init__(self, *, config: CoordinatorConfig, stamp: Callable[[Signal], Signal]) -> None:
+        self._deadlines = config.deadlines
+        self._stamp = stamp
+        self.seats = {name: Seat() for name in config.members}
+        self.absent: set[NodeId] = set(config.standby)
+        """Who is not waited for at the start, or after a restart."""
+        self.orders = LinkOrders()
+        self._errors: dict[str, str] = {}
+
+    # --- what is said
+
+    def say(self, member: NodeId, signal: Signal) -> Effect:
+        return Send(target=member, message=self._stamp(signal))
+
+    def tell_all(self, signal: Signal) -> list[Effect]:
+        """To all who are present."""
+        return [self.say(name, signal) for name, seat in self.seats.items() if seat.present]
+
+    def welcome(self, member: NodeId, *, need_sync: bool = False) -> Effect:
+        waits = self._deadlines
+        welcome = Welcome(
+            heartbeat_ns=waits.heartbeat_ns, lease_ns=waits.lease_ns, need_sync=need_sync
+        )
+        return self.say(member, welcome)
+
+    def links(self, readings: tuple[LinkReading, ...]) -> Effect:
+        """What is known of the links, to be written down."""
+        hellos = {n: seat.hello for n, seat in self.seats.items() if seat.hello is not None}
+        return StoreLinks(
+            readings=readings,
+            applied={name: hello.applied for name, hello in hellos.items()},
+            emulators={name: hello.emulator for name, hello in hellos.items()},
+        )
+
+    # --- leases
+
+    def renew(self, member: NodeId, now: Nanos) -> list[Effect]:
+        """It was heard of: its lease begins anew."""
+        if not self.seats[member].present:
+            return []
+        return [SetTimer(key=LEASE + member, at=now + self._deadlines.lease_ns)]
+
+    def closed(self, member: NodeId, now: Nanos) -> list[Effect]:
+        """Its stream is closed; the lease decides whether it is lost."""
+        at = now + _AWAY_BEATS * self._deadlines.heartbeat_ns
+        return [noted(member, "stream lost"), SetTimer(key=AWAY + member, at=at)]
+
+    def heard(self, member: NodeId, now: Nanos, *, missed_too: bool) -> list[Effect]:
+        """It says something, whatever it is.
+
+        Args:
+            missed_too: one that counts as left because it was paused comes back.
+        """
+        seat = self.seats[member]
+        effects: list[Effect] = []
+        if seat.away and not seat.reborn:
+            seat.away = False
+            effects.append(noted(member, "present"))
+        if seat.missed and missed_too:
+            seat.left = seat.missed = False
+            effects.append(noted(member, "back"))
+        return [*effects, *self.renew(member, now)]
+
+    def mark_left(self, member: NodeId) -> list[Effect]:
+        seat = self.seats[member]
+        seat.left, seat.missed = True, seat.paused
+        return [CancelTimer(key=LEASE + member), CancelTimer(key=AWAY + member)]
+
+    # --- what went wrong
+
+    def blame(self, member: NodeId, text: str) -> None:
+        """Something went wrong with a member; forgiven if it comes back."""
+        self._errors[member] = f"{member}: {text}"
+
+    def forgive(self, member: NodeId) -> None:
+        self._errors.pop(member, None)
+
+    def fail(self, text: str) -> None:
+        """Something went wrong with the run."""
+        self._errors[f"run/{len(self._errors)}"] = text
+
+    @property
+    def error(self) -> str | None:
+        """All that went wrong."""
+        return "; ".join(self._errors.values()) or None
+
+    # --- all of them
+
+    @property
+    def anybody(self) -> bool:
+        return any(seat.present for seat in self.seats.values())
+
+    @property
+    def awaited(self) -> Iterable[Seat]:
+        """Of those who are waited for."""
+        return [seat for name, seat in self.seats.items() if name not in self.absent]
+
+    def names(self, wanted: Callable[[Seat], bool]) -> str:
+        """Of those who came or are waited for, and are such; for people."""
+        every = self.seats.items()
+        such = (name for name, seat in every if seat.hello or name not in self.absent)
+        return ", ".join(name for name in such if wanted(self.seats[name]))
+
+    def all_done(self) -> str | None:
+        """Why all who work are done; None: one of them is not."""
+        staying = [seat for seat in self.seats.values() if seat.working]
+        reasons = {seat.done.reason for seat in staying if seat.done is not None}
+        if not all(seat.done for seat in staying):
+            return None
+        return "+".join(sorted(reasons)) or "nobody left"
+
+    def accuracy(self) -> float | None:
+        """The mean over all who work; None before each has one."""
+        known = [seat.accuracy for seat in self.seats.values() if seat.working]
+        values = [accuracy for accuracy in known if accuracy is not None]
+        if not known or len(values) < len(known):
+            return None
+        return sum(values) / len(values)
+
+
+def noted(member: NodeId, state: str, **fields: Value) -> Effect:
+    """The record of what became of a member."""
+    return Record(kind="member", fields={"member": member, "state": state, **fields})
+
+
+def started(at: Nanos) -> Effect:
+    """The record of the run clock's zero."""
+    return Record(kind="start", fields={"at_wall": at / SECOND})
