@@ -36,6 +36,7 @@ class Connecting:
         failing: what the present attempt sets up again.
         anew: participants that are told all of their edges in the present attempt.
         reports: what participants have said in the present attempt.
+        known: newest round and attempt that a coordinator before us has given.
     """
 
     config: RoundsConfig
@@ -48,6 +49,7 @@ class Connecting:
     failing: set[Edge] = field(default_factory=set)
     anew: set[NodeId] = field(default_factory=set)
     reports: dict[NodeId, ConnectionsReady] = field(default_factory=dict)
+    known: tuple[int, int] = (0, 0)
 
     def set_up(self, who: set[NodeId], edges: Iterable[Edge]) -> None:
         """Participants and edges of a new barrier; the first attempt is still to come."""
@@ -64,7 +66,9 @@ class Connecting:
 
     def next_round(self, number: int) -> None:
         """A new round, with no barrier yet."""
-        self.round, self.attempt, self.tries = number, 0, 0
+        known_round, known_attempt = self.known
+        self.round, self.tries = number, 0
+        self.attempt = known_attempt if number == known_round else 0
         self.clear()
 
     def clear(self) -> None:

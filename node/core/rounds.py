@@ -127,16 +127,16 @@ class Rounds:
         for name, said in told.items():
             self._members[name] = Standing(round=said.round, ready=said.ready, begun=True)
         self._opened = True
-        newest = max((said.round for said in told.values()), default=0)
-        here = {name: said for name, said in told.items() if said.round == newest}
-        self._connecting.next_round(newest)
-        self._connecting.attempt = max((said.attempt for said in here.values()), default=0)
-        sharing = {name for name, said in here.items() if said.stage is Stage.SHARING}
-        if self._sync and sharing:
-            # Its start was given. Who has not heard of it reports its connections again.
-            self._connecting.attempt = max(told[name].attempt for name in sharing)
-            armed = {n for n, said in here.items() if (said.round, said.attempt) == self.stamp}
-            self._connecting.participants = sharing | armed
+        known = max(((said.round, said.attempt) for said in told.values()), default=(0, 0))
+        self._connecting.known = known
+        self._connecting.next_round(known[0])
+        shares = [(s.round, s.attempt) for s in told.values() if s.stage is Stage.SHARING]
+        if self._sync and shares:
+            # A start was given. Who has not heard of it reports its connections again.
+            self._connecting.next_round(max(shares)[0])
+            self._connecting.attempt = max(shares)[1]
+            here = {name for name, s in told.items() if (s.round, s.attempt) == self.stamp}
+            self._connecting.participants = here
             return self._enter_share(now, why="the coordinator is back")
         return [*self._enter(RoundState.LOBBY, "the coordinator is back"), *self._evaluate(now)]
 

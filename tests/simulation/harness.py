@@ -24,7 +24,8 @@ from node.config import (
     StopConfig,
     TrainingConfig,
 )
-from node.core.coordinator import Coordinator, Phase, ProbeSlot, Probing
+from node.core.coordinator import Coordinator, Phase
+from node.core.measuring import ProbeSlot, Probing
 from node.core.effects import (
     BeginRun,
     CancelTimer,
@@ -82,7 +83,7 @@ class Host:
     asleep: list[Event] | None = None
     """What happened to it while it was paused; None: it runs."""
     deaf_until: Nanos = 0
-    """What the coordinator sends until then is lost."""
+    """What the coordinator sent before that, and has not arrived when the stream breaks, is lost."""
     reborn: bool = False
 
 
@@ -128,6 +129,7 @@ class World:
             candidates=len(pairs),
             training=TrainingConfig(),
             stop=stop,
+            rounds=None,
         )
         probing = Probing(schedule=_one_slot_a_pair, judge=judge)
         self.coordinator = Host(COORDINATOR, Coordinator(config=config, probing=probing))
@@ -280,14 +282,15 @@ class World:
 
     def _deliver(self, source: NodeId, target: NodeId, message: Any) -> None:
         """In order for each pair, after 1 to 200 ms."""
+        sent = self.now
         at = self.now + int(self.rng.integers(MILLISECOND, 200 * MILLISECOND))
         at = max(at, self._arrivals.get((source, target), 0) + 1)
         self._arrivals[(source, target)] = at
         event = Received(sender=source, message=message)
 
         def arrive() -> None:
-            if self.now < self.hosts[target].deaf_until:
-                return
+            if sent < self.hosts[target].deaf_until:
+                return  # it was on the stream that broke: no later one carries it
             if isinstance(message, Hello) and self.hosts[source].reborn:
                 self.hosts[source].reborn = False
                 self._stream(source, PeerChange.RESTARTED)

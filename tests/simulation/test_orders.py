@@ -9,7 +9,7 @@ import pytest
 from node.config import LinkChange, LinkPolicy, Replan, StopConfig, to_json
 from node.core.events import LinksOrdered, NodeOrdered
 from node.core.ids import NodeId
-from node.core.orders import Seat
+from node.core.seats import Seat
 from node.core.signals import ChangeLinks
 from node.units import SECOND
 from tests.simulation.harness import DEADLINES, World, seeds
