@@ -4,14 +4,11 @@
     [async: connecting --the barrier is open-->] running --all Done | time | accuracy--> stopping
     stopping --all left, or deadline--> ended
 
-It owns the measuring of the links (`measuring`) and what is learnt together (`learning`: rounds and
-model syncs). A member that is lost before the start aborts the run; one that is lost later is
-recorded, and the others go on. A member that comes when the run is under way, for the first time
-or again, gets the model and joins the next round. A coordinator in the place of one that died
-rebuilds all this from what the members say in their Hello.
-
-Every state has a deadline. `now` is Unix time in ns, advanced by a monotonic clock: members are
-told wall times, and leases are judged by this clock alone.
+A member that is lost before the start aborts the run; one that is lost later is recorded, and the
+others go on. A member that comes when the run is under way, for the first time or again, gets the
+model and joins the next round. A coordinator in the place of one that died rebuilds all this from
+what the members say in their Hello. Every state has a deadline. `now` is Unix time in ns, advanced
+by a monotonic clock: members are told wall times, and leases are judged by this clock alone.
 """
 
 from __future__ import annotations
@@ -76,6 +73,7 @@ class Phase(Enum):
 
 
 _LEARNING: Final = (Phase.CONNECTING, Phase.RUNNING)
+_UNDER_WAY: Final = (*_LEARNING, Phase.RECOVERING)
 
 
 class Coordinator:
@@ -168,8 +166,7 @@ class Coordinator:
             # A run is under way: there was a coordinator before us, and nothing is left of it.
             resumed = Resumed(began_wall_ns=hello.began_wall_ns, absent={})
             return [*self._resumed(resumed, now), *self._hello(sender, seat, hello, now)]
-        new = seat.hello is None or seat.left or seat.reborn
-        if new and self._phase in (Phase.CONNECTING, Phase.RUNNING):
+        if (seat.hello is None or seat.left or seat.reborn) and self._phase in _LEARNING:
             return self._newcomer(sender, seat, hello, now)
         if seat.left and self._phase is Phase.STOPPING:
             reason = f"{sender} is too late: the run is {self._phase.value}"
@@ -177,7 +174,9 @@ class Coordinator:
         again, seat.reborn = seat.hello is not None, False
         seat.hello, seat.left = hello, False
         state = "rejoined" if again else "joined"
-        effects = [self._roster.welcome(sender), *self._roster.renew(sender, now)]
+        lacks = self._phase in _UNDER_WAY and not seat.learning and seat.told(hello) is None
+        effects = [self._roster.welcome(sender, need_sync=lacks and self._learning.on)]
+        effects += self._roster.renew(sender, now)
         effects.append(noted(sender, state, emulator=hello.emulator))
         match self._phase:
             case Phase.GATHERING:
@@ -199,10 +198,10 @@ class Coordinator:
         effects: list[Effect] = []
         if seat.reborn and not seat.left:  # nobody had missed the former life yet
             effects += self._gone(sender, "lost", "started again by somebody else", now)
-        if self._phase not in (Phase.CONNECTING, Phase.RUNNING):  # that was the last of all
+        if self._phase not in _LEARNING:  # that was the last of all
             return [*effects, self._roster.say(sender, Stop(reason=self._reason))]
         returned = seat.hello is not None
-        alive = returned and not seat.reborn and hello.began_wall_ns > 0
+        alive = not seat.reborn and hello.began_wall_ns > 0
         seat.admit(hello)
         if alive:
             self._roster.forgive(sender)
@@ -211,7 +210,7 @@ class Coordinator:
             self._roster.orders.forget(sender)
         else:
             return [*effects, *self._idle(sender, seat, now)]
-        state = "returned" if returned else "joined"
+        state = "returned" if returned or alive else "joined"
         effects += [
             self._roster.welcome(sender, need_sync=not alive),
             noted(sender, state, emulator=hello.emulator),
@@ -239,8 +238,8 @@ class Coordinator:
     def _ready(self, sender: NodeId, seat: Seat, now: Nanos) -> list[Effect]:
         """Its trainer is up."""
         if self._phase is Phase.PREPARING:
-            first, seat.ready = not seat.ready, True
-            note = [noted(sender, "ready")] if first else []
+            note = [] if seat.ready else [noted(sender, "ready")]
+            seat.ready = True
             return [*note, *self._check_ready(now)]
         if self._phase is Phase.RUNNING and self._began is not None:
             seat.ready = True
@@ -313,10 +312,9 @@ class Coordinator:
         self._began = at
         ready = [name for name, seat in self._roster.seats.items() if seat.working and seat.ready]
         told = [self._roster.say(name, Start(at_wall_ns=at)) for name in ready]
-        effects = [*told, started(at), *self._run_from(at)]
-        if self._learning.on and self._learning.sync:
-            effects += self._learning.begin(now)
-        return effects
+        first = self._learning.on and self._learning.sync
+        begun = self._learning.begin(now) if first else []
+        return [*told, started(at), *self._run_from(at), *begun]
 
     def _run_from(self, began: Nanos) -> list[Effect]:
         return self._enter(Phase.RUNNING, began + self._config.stop.time_ns + _TIME_GRACE)
@@ -335,6 +333,8 @@ class Coordinator:
         assert self._began is not None
         effects = [*self._run_from(self._began), *self._learning.resume(now, began=self._began)]
         for name, seat in self._roster.seats.items():
+            if seat.present and not seat.learning:  # it came while nobody could tell it so
+                effects.append(self._roster.welcome(name, need_sync=True))
             if name not in self._roster.absent and seat.hello is None:
                 self._roster.blame(name, "did not come back after the coordinator had failed")
                 effects.append(noted(name, "lost", error="did not come back"))
@@ -423,7 +423,7 @@ class Coordinator:
         seat = self._roster.seats[member]
         if seat.left:
             return []
-        effects = self._roster.mark_left(member)
+        effects = self._roster.mark_left(member, missed=state == "lost" and not seat.going)
         if self._phase in _LEARNING:
             effects += self._learning.out(member, now)
         if seat.excuse is not None and seat.order is not None:

@@ -28,6 +28,7 @@ from node.core.signals import (
     RoundDone,
     Signal,
     Stage,
+    Stale,
     SyncDecline,
     SyncDone,
     Welcome,
@@ -134,6 +135,10 @@ class Learning:
                 return self._stamp(declined)
             case _ if seat.takes_part:
                 return self._led(self._rounds.hear(member, signal, now=now), now)
+            case _ if seat.working and not seat.learning and self.sync:
+                # It takes itself for a participant, without our model: far behind it gets it.
+                far = max(self._rounds.stamp[0], signal.round) + 2
+                return [Send(target=member, message=Stale(round=far))]
             case _:
                 return []
 

@@ -78,21 +78,23 @@ class Roster:
         """It says something, whatever it is.
 
         Args:
-            missed_too: one that counts as left because it was paused comes back.
+            missed_too: one that was given up, and is alive after all, comes back.
         """
         seat = self.seats[member]
         effects: list[Effect] = []
         if seat.away and not seat.reborn:
             seat.away = False
             effects.append(noted(member, "present"))
-        if seat.missed and missed_too:
+        if seat.missed and missed_too and not seat.reborn:
             seat.left = seat.missed = False
+            self.forgive(member)
             effects.append(noted(member, "back"))
         return [*effects, *self.renew(member, now)]
 
-    def mark_left(self, member: NodeId) -> list[Effect]:
+    def mark_left(self, member: NodeId, *, missed: bool) -> list[Effect]:
+        """It is not waited for any more; `missed`: it has not said so itself."""
         seat = self.seats[member]
-        seat.left, seat.missed = True, seat.paused
+        seat.left, seat.missed = True, missed
         return [CancelTimer(key=LEASE + member), CancelTimer(key=AWAY + member)]
 
     # --- what went wrong

@@ -7,10 +7,9 @@ A barrier before the sharing: who shares is connected to all with whom it shares
 they are. With `Mode.ASYNC` there is one for the start, then one for the edges of each member that
 comes (back); sharing is then over at once, and nobody waits in gather.
 
-What the machine knows of a member is its standing: the round that it is in, whether it has trained
-for it, what it has reported of its connections. All conditions are on standings, so that signals
-that come twice, late or in another order change nothing. Every signal repeated by a member that
-waits is answered by the present order again: nothing that is lost stays lost.
+All conditions are on what is known of members (`Standing`, reports), so that signals that come
+twice, late or in another order change nothing. Every signal repeated by a member that waits is
+answered by the present order again: nothing that is lost stays lost.
 """
 
 from __future__ import annotations
@@ -125,7 +124,9 @@ class Rounds:
     def resume(self, told: Mapping[NodeId, Told], *, now: Nanos) -> list[Effect]:
         """Go on from what the members of a run under way say of themselves."""
         for name, said in told.items():
-            self._members[name] = Standing(round=said.round, ready=said.ready, begun=True)
+            self._members[name] = Standing(
+                round=said.round, ready=said.ready, begun=self._sync or not said.ready
+            )
         self._opened = True
         known = max(((said.round, said.attempt) for said in told.values()), default=(0, 0))
         self._connecting.known = known
@@ -138,6 +139,9 @@ class Rounds:
             here = {name for name, s in told.items() if (s.round, s.attempt) == self.stamp}
             self._connecting.participants = here
             return self._enter_share(now, why="the coordinator is back")
+        if not self._sync:  # some were waiting for the start of a barrier
+            waiting = {name for name, said in told.items() if said.ready}
+            self._pending = {edge for edge in self._overlay if edge & waiting}
         return [*self._enter(RoundState.LOBBY, "the coordinator is back"), *self._evaluate(now)]
 
     def join(self, member: NodeId, said: Told, *, now: Nanos) -> list[Effect]:
@@ -174,27 +178,25 @@ class Rounds:
 
     def finish(self, member: NodeId, *, now: Nanos) -> list[Effect]:
         """A member has learnt all that it is to learn; what it has sent still comes."""
-        if self._members.pop(member, None) is None:
-            return []
+        self._members.pop(member, None)
         self._finished.add(member)
         self._forget(member)
         return self._evaluate(now)
 
     def hear(self, member: NodeId, signal: Signal, *, now: Nanos) -> list[Effect]:
-        """A signal of a member about its round."""
         if self._state is RoundState.CLOSED:
             return []
         match signal:
             case JoinRound():
                 return self.join(member, Told(round=signal.round), now=now)
-            case PeerIsReady():
+            case PeerIsReady() if self._sync:
                 return self._ready(member, signal, now)
             case ConnectionsReady():
                 return self._report(member, signal, now)
             case RoundDone():
                 return self.progress(member, signal.round + 1, now=now)
             case _:
-                raise TypeError(f"{type(signal).__name__} is not about rounds")
+                return []
 
     def progress(self, member: NodeId, round_: int, *, now: Nanos) -> list[Effect]:
         """A member is in this round: it has ended those before, whatever else was lost."""
@@ -204,7 +206,6 @@ class Rounds:
         return self.join(member, Told(round=round_), now=now)
 
     def timer(self, key: str, *, now: Nanos) -> list[Effect]:
-        """A timer of the rounds has fired."""
         match key, self._state:
             case "rounds/gather", RoundState.GATHER:
                 return self._gather_over(now)
@@ -222,8 +223,8 @@ class Rounds:
         """The run ends."""
         if self._state is RoundState.CLOSED:
             return []
-        timers = [CancelTimer(key=key) for key in (GATHER, CONNECT, SHARE)]
-        return [*timers, *self._enter(RoundState.CLOSED, "the run ends")]
+        closed = self._enter(RoundState.CLOSED, "the run ends")
+        return [*closed, *(CancelTimer(key=key) for key in (GATHER, CONNECT, SHARE))]
 
     # --- signals
 
@@ -251,19 +252,30 @@ class Rounds:
             return [Send(target=member, message=start)]
         if member not in self._members:
             return []
-        if member not in self._connecting.participants or said > self.stamp:
+        if signal.round != self._connecting.round or said > self.stamp:
             return [self._stale(member)]
+        if member not in self._connecting.participants:
+            return self._waits(member, signal, now)
         if self._state is RoundState.SHARE and said == self.stamp:
             # The start was given by a coordinator before us, and got lost.
             peers = tuple(p for p in signal.connected if p in self._connecting.participants)
             return [
                 self._give(member, StartWeightSharing(peers=peers, round=said[0], attempt=said[1]))
             ]
-        if self._state is not RoundState.CONNECT or signal.round < self._connecting.round:
+        if self._state is not RoundState.CONNECT:
             return [self._stale(member)]
         if said != self.stamp:
             return [Send(target=member, message=self._connecting.order(member))]
         self._connecting.reports[member] = signal
+        return self._evaluate(now)
+
+    def _waits(self, member: NodeId, signal: ConnectionsReady, now: Nanos) -> list[Effect]:
+        """It waits in this round for a start that will not come: the attempt was broken off, or
+        given by a coordinator before us."""
+        if self._sync:
+            return self._ready(member, PeerIsReady(round=signal.round), now)
+        self._members[member].begun = False
+        self._pending |= {edge for edge in self._overlay if member in edge}
         return self._evaluate(now)
 
     # --- gathering
@@ -476,13 +488,12 @@ class Rounds:
 
     def _edge_records(self, edges: Iterable[Edge], state: str) -> list[Effect]:
         ends: list[list[Value]] = [list(pair) for pair in sorted(map(sorted, edges))]
-        fields: dict[str, Value] = {"state": state, **self._fields()}
+        fields = {"state": state, **self._fields()}
         return [Record(kind="edge", fields={"peers": pair, **fields}) for pair in ends]
 
     def _enter(self, state: RoundState, why: str) -> list[Effect]:
         self._state = state
-        fields: dict[str, Value] = {"state": state.value, **self._fields(), "why": why}
-        return [Record(kind="rounds", fields=fields)]
+        return [Record(kind="rounds", fields={"state": state.value, **self._fields(), "why": why})]
 
     def _fields(self) -> dict[str, Value]:
         round_, attempt = self.stamp

@@ -34,7 +34,7 @@ class Seat:
         learning: it holds the model, and takes part in rounds unless it is away.
         expelled: why it has to go.
         order: what was done to it on purpose last, by plan or by hand.
-        missed: it counts as left only because it was paused, and may come back.
+        missed: it counts as left only because it was not heard of, and may come back.
         accuracy: newest that it has told; `ended`: rounds that it has told.
     """
 

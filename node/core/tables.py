@@ -117,17 +117,17 @@ ROUNDS: Final[tuple[Row, ...]] = (
     ),
     _row(
         "lobby",
-        "join | PeerIsReady",
+        "join | PeerIsReady | ConnectionsReady",
         "enough members: Enough to all",
         "lobby",
         "gather",
         "connect",
         "share",
     ),
-    _row("lobby", "leave", "fewer still: Waiting to all"),
+    _row("lobby", "leave | finish", "fewer still: Waiting to all"),
     _row(
         "gather",
-        "join | PeerIsReady | leave",
+        "join | PeerIsReady | ConnectionsReady | leave | finish",
         "all who are expected are ready (async: an edge is to be set up): PeersForRound with "
         "attempt 1; fewer than min_participants: Waiting to all",
         "gather",
@@ -165,7 +165,7 @@ ROUNDS: Final[tuple[Row, ...]] = (
     ),
     _row(
         "connect",
-        "leave",
+        "leave | finish",
         "PeerGone to its peers; perhaps it was the last that was waited for; too few: Waiting",
         "connect",
         "share",
@@ -175,7 +175,7 @@ ROUNDS: Final[tuple[Row, ...]] = (
     _row("connect", "join | PeerIsReady", "a participant: PeersForRound again; else Stale"),
     _row(
         "share",
-        "RoundDone | join | PeerIsReady | leave | timer share",
+        "RoundDone | join | PeerIsReady | leave | finish | timer share",
         "the last of the round, or the deadline: the next round",
         "share",
         "gather",
