@@ -122,8 +122,12 @@ class Connecting:
         self.edges = within(self.edges, self.participants) - failing
         return failing
 
-    def cover(self, failing: set[Edge]) -> dict[NodeId, str]:
-        """The fewest peers that explain these edges, and why each of them has to go."""
+    def cover(self) -> dict[NodeId, str]:
+        """The fewest peers that explain all that has failed, and why each of them has to go.
+
+        To be asked before `give_up`: who is silent may be the reason of what others report.
+        """
+        failing = self.failed()
         times = f"{self.tries} attempts" if self.tries > 1 else "the only attempt"
         reasons = {}
         for name in sorted(smallest_cover((min(edge), max(edge)) for edge in failing)):

@@ -123,6 +123,8 @@ class Learning:
 
     def hear(self, member: NodeId, seat: Seat, signal: LearningSignal, now: Nanos) -> list[Effect]:
         """A signal about rounds or the model."""
+        if isinstance(signal, JoinRound):
+            self._not_syncing(member, seat)
         match signal:
             case ModelSyncRequest():
                 return self._request(member, seat, signal, now)
@@ -147,11 +149,20 @@ class Learning:
     ) -> list[Effect]:
         """What a member says of itself again and again: make good what was lost of it."""
         told = seat.told(signal)
-        if not self._on or told is None or not seat.takes_part:
+        if not self._on or told is None:
+            return []
+        self._not_syncing(member, seat)
+        if not seat.takes_part:
             return []
         if member not in self._rounds.members:
             return self._led(self._rounds.join(member, told, now=now), now)
         return self._led(self._rounds.progress(member, told.round, now=now), now)
+
+    def _not_syncing(self, member: NodeId, seat: Seat) -> None:
+        """It speaks of a round: what it has asked for before was an old request that came late."""
+        if member in self._syncs.newcomers and not seat.learning:
+            self._syncs.forget(member)
+            seat.learning = True
 
     def out(self, member: NodeId, now: Nanos) -> list[Effect]:
         """A member is gone or away."""

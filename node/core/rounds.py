@@ -375,7 +375,6 @@ class Rounds:
     def _connect(
         self, who: set[NodeId], edges: Iterable[Edge], now: Nanos, *, why: str
     ) -> list[Effect]:
-        """The first attempt of a barrier."""
         self._connecting.set_up(who, edges)
         return [self._cancel_gather(), *self._attempt(set(), set(who), now, why=why)]
 
@@ -411,10 +410,13 @@ class Rounds:
         if self._connecting.more:
             return self._attempt(failing, silent, now, why=why)
         needed = self._quorum(len(self._connecting.participants)) if silent else 1
+        guilty = self._connecting.cover()
         failing = self._connecting.give_up(silent)
         effects: list[Effect] = []
         if self._config.unreachable is Unreachable.PEERS:
-            effects += self._expel(failing)
+            effects += self._expel(
+                {name: why for name, why in guilty.items() if name not in silent}
+            )
         else:
             self._connecting.dropped |= failing
             effects += self._edge_records(failing, "dropped")
@@ -423,11 +425,10 @@ class Rounds:
             return [*effects, *self._abort(now, why=f"too few connections: {why}")]
         return [*effects, *self._start(now, why=f"given up: {why}")]
 
-    def _expel(self, failing: set[Edge]) -> list[Effect]:
-        """The fewest peers that explain what failed have to go."""
+    def _expel(self, guilty: Mapping[NodeId, str]) -> list[Effect]:
         effects: list[Effect] = []
         round_, attempt = self.stamp
-        for name, reason in self._connecting.cover(failing).items():
+        for name, reason in guilty.items():
             fail = ConnectionFail(reason=reason, round=round_, attempt=attempt)
             effects.append(Send(target=name, message=fail))
             del self._members[name]
@@ -470,7 +471,6 @@ class Rounds:
         return self._members[member].round <= self._connecting.round
 
     def _next(self, now: Nanos, *, why: str) -> list[Effect]:
-        """The next round."""
         self._connecting.next_round(self._connecting.round + 1)
         effects = [CancelTimer(key=SHARE), *self._enter(RoundState.GATHER, why)]
         return [*effects, *self._evaluate(now)]

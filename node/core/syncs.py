@@ -103,6 +103,10 @@ class Syncs:
                 effects += self._assign(newcomer, sync, providers=providers, hopeless=hopeless)
         return effects
 
+    def forget(self, newcomer: NodeId) -> None:
+        """A newcomer that needs nothing after all."""
+        self._syncs.pop(newcomer, None)
+
     def done(self, newcomer: NodeId, number: int, *, held: int) -> list[Effect]:
         """A newcomer has the model."""
         sync = self._syncs.pop(newcomer, None)

@@ -73,6 +73,7 @@ COORDINATOR: Final[tuple[Row, ...]] = (
         "connecting",
         "running",
         "stopping",
+        "ended",
     ),
     _row("connecting", _STOPS, "Stop", "connecting", "stopping"),
     _row(
@@ -82,8 +83,9 @@ COORDINATOR: Final[tuple[Row, ...]] = (
         "recovering",
         "running",
         "stopping",
+        "ended",
     ),
-    _row("recovering", _STOPS, "go on, or Stop", "recovering", "running", "stopping"),
+    _row("recovering", _STOPS, "go on, or Stop", "recovering", "running", "stopping", "ended"),
     _row(
         "running",
         f"{_GONE} | {_STOPS}",
@@ -124,7 +126,13 @@ ROUNDS: Final[tuple[Row, ...]] = (
         "connect",
         "share",
     ),
-    _row("lobby", "leave | finish", "fewer still: Waiting to all"),
+    _row(
+        "lobby",
+        "leave | finish",
+        "fewer still: Waiting to all; who is at the end is not missing",
+        "lobby",
+        "gather",
+    ),
     _row(
         "gather",
         "join | PeerIsReady | ConnectionsReady | leave | finish",
@@ -172,7 +180,15 @@ ROUNDS: Final[tuple[Row, ...]] = (
         "gather",
         "lobby",
     ),
-    _row("connect", "join | PeerIsReady", "a participant: PeersForRound again; else Stale"),
+    _row(
+        "connect",
+        "join | PeerIsReady | RoundDone",
+        "a participant: PeersForRound again; else Stale. One that has gone on alone: without it",
+        "connect",
+        "share",
+        "gather",
+        "lobby",
+    ),
     _row(
         "share",
         "RoundDone | join | PeerIsReady | leave | finish | timer share",
