@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum, StrEnum
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from node.core.ids import NodeId
 from node.errors import ConfigError
+from node.typed_json import plain, typed
 from node.units import MILLISECOND, SECOND, Nanos
 
 
@@ -452,84 +452,18 @@ Config = NodeConfig | CoordinatorConfig
 _T = TypeVar("_T")
 
 
+_SPARSE: Final = (PathSpec, PathChange, LinkChange, Burst, ExpectedPair)
+"""Written without what has its default value: there are thousands of them."""
+
+
 def to_json(config: Any) -> str:
     """The dataclass as canonical JSON: same value, same bytes."""
-    return json.dumps(_plain(config), separators=(",", ":"), sort_keys=True)
+    return json.dumps(plain(config, sparse=_SPARSE), separators=(",", ":"), sort_keys=True)
 
 
 def from_json(kind: type[_T], text: str) -> _T:
     """Read a dataclass back; raises ConfigError naming the key that is missing, extra or wrong."""
     try:
-        return typing.cast(_T, _typed(kind, json.loads(text), kind.__name__))
+        return typing.cast(_T, typed(kind, json.loads(text), where=kind.__name__))
     except json.JSONDecodeError as error:
         raise ConfigError(f"not JSON: {error}", where=kind.__name__) from error
-
-
-_SPARSE: Final = (PathSpec, PathChange, LinkChange, Burst, ExpectedPair)
-"""Written without what has its default value: there are thousands of them."""
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        sparse = isinstance(value, _SPARSE)
-        return {
-            f.name: _plain(getattr(value, f.name))
-            for f in fields(value)
-            if not (sparse and getattr(value, f.name) == f.default)
-        }
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _typed(kind: Any, value: Any, where: str) -> Any:
-    """Check `value` against the type `kind` and build it; where None of a union fits, say so."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin is types.UnionType or origin is typing.Union:
-        if value is None and type(None) in arguments:
-            return None
-        return _typed(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"expected a list, not {value!r}", where=where)
-        return tuple(_typed(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is not None:  # Mapping[str, Any]
-        if not isinstance(value, dict):
-            raise ConfigError(f"expected a mapping, not {value!r}", where=where)
-        return value
-    if is_dataclass(kind):
-        return _dataclass(typing.cast(type, kind), value, where)
-    return _scalar(kind, value, where)
-
-
-def _dataclass(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ConfigError(f"expected a mapping, not {value!r}", where=where)
-    hints = typing.get_type_hints(kind)
-    known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(value) - known):
-        raise ConfigError(f"unknown key {unknown[0]!r}", where=where)
-    try:
-        return kind(**{k: _typed(hints[k], v, f"{where}.{k}") for k, v in value.items()})
-    except TypeError as error:
-        raise ConfigError(str(error), where=where) from error
-
-
-def _scalar(kind: Any, value: Any, where: str) -> Any:
-    kind = getattr(kind, "__supertype__", kind)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        try:
-            return kind(value)
-        except ValueError as error:
-            raise ConfigError(str(error), where=where) from error
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"expected {kind.__name__}, not {value!r}", where=where)
-    return value

@@ -30,6 +30,7 @@ LAYERS = (
 PURE = (
     "node.units",
     "node.errors",
+    "node.typed_json",
     "node.config",
     "node.core",
     "node.algorithms",
@@ -65,6 +66,8 @@ PURE = (
     "deploy.history",
     "deploy.progress",
     "deploy.summary",
+    "deploy.membership",
+    "deploy.signaling",
     "deploy.verify.model",
     "deploy.verify.segments",
     "deploy.verify.prepare",

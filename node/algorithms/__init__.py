@@ -20,7 +20,10 @@ from node.core.algorithm import Algorithm
 from node.errors import ConfigError
 
 GROUP: Final = "peerbed.algorithms"
-_OURS: Final = {"divshare": "node.algorithms.divshare:DivShare"}
+_OURS: Final = {
+    "divshare": "node.algorithms.divshare:DivShare",
+    "dpsgd": "node.algorithms.dpsgd:DPSGD",
+}
 
 
 def names() -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from node.core.ids import NodeId
 from node.core.parts import Indices, Vector
 
 
@@ -29,3 +30,35 @@ def counted_mean(own: Vector, contributions: Iterable[tuple[Indices, Vector]]) -
         total[indices] += values
         count[indices] += 1
     return (total / count).astype(np.float32)
+
+
+def metropolis_weights(degree: int, degrees: Mapping[NodeId, int]) -> dict[NodeId, float]:
+    """Metropolis-Hastings weights of a node's neighbours: ``1 / (1 + max(d_i, d_j))``.
+
+    Xiao, Boyd and Kim (2007). The node's own weight is what is left to 1. Where both ends of each
+    edge use the same two degrees the matrix is symmetric and doubly stochastic: the mean over all
+    nodes does not change. A node needs to know no more than its neighbours' degrees for it.
+
+    Args:
+        degree: the node's own number of neighbours.
+        degrees: the neighbours' numbers of neighbours; those left out leave their weight to the
+            node itself.
+    """
+    return {peer: 1.0 / (1 + max(degree, other)) for peer, other in degrees.items()}
+
+
+def weighted_mix(own: Vector, others: Iterable[tuple[float, Vector]]) -> Vector:
+    """``(1 - sum w_j) own + sum w_j x_j``, summed in float64.
+
+    Args:
+        own: shape (d,).
+        others: weights, which sum to at most 1, and vectors of shape (d,).
+
+    Returns:
+        A new float32 vector of shape (d,).
+    """
+    total = own.astype(np.float64)
+    base = total.copy()
+    for weight, values in others:
+        total += weight * (values - base)
+    return total.astype(np.float32)

@@ -19,10 +19,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 import numpy as np
 
 from node.algorithms.averaging import counted_mean
+from node.config import Mode
 from node.core.algorithm import Algorithm, Context
 from node.core.effects import InFlight, Value
 from node.core.events import PeerChange
@@ -42,6 +44,8 @@ class Permutation(StrEnum):
 
 class DivShare(Algorithm):
     """See the module; `Config` holds the options."""
+
+    MODES: ClassVar[tuple[Mode, ...]] = (Mode.ASYNC,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -102,7 +106,13 @@ class DivShare(Algorithm):
         self._inbox[key] = message
 
     def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None:
-        (self._lost.add if change is PeerChange.LOST else self._lost.discard)(peer)
+        if change is PeerChange.LOST:
+            self._lost.add(peer)
+            return
+        self._lost.discard(peer)
+        # It may have been started again and be at an earlier round: its fragments are new.
+        for key in [key for key in self._newest if key[0] == peer]:
+            del self._newest[key]
 
     def _share(self, ctx: Context, parameters: Vector) -> None:
         """Queue each fragment for its own random recipients, all in random order."""

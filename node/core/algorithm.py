@@ -105,7 +105,8 @@ class Algorithm:
         self.config = config
 
     def on_start(self, ctx: Context) -> None:
-        """The run clock starts."""
+        """The run clock starts; or the node goes on from another model, at `ctx.round`: what
+        belongs to the old one is void."""
 
     def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
         """A training job is done. `ctx.parameters` is still what it was; set it if wanted."""

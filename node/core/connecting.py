@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from node.config import RoundsConfig
 from node.core.cover import smallest_cover
+from node.core.effects import Effect, Record, Value
 from node.core.ids import NodeId
 from node.core.signals import (
     ConnectionsReady,
@@ -145,6 +146,12 @@ class Connecting:
         """A member is gone: what it was blamed for is forgotten with it."""
         self.leave(member)
         without(self.dropped, member)
+
+    def records(self, edges: Iterable[Edge], state: str) -> list[Effect]:
+        """What became of edges, one record each."""
+        ends: list[list[Value]] = [list(pair) for pair in sorted(map(sorted, edges))]
+        fields: dict[str, Value] = {"state": state, "round": self.round, "attempt": self.attempt}
+        return [Record(kind="edge", fields={"peers": pair, **fields}) for pair in ends]
 
     def _up(self, edge: Edge, end: NodeId) -> bool:
         """Whether this end says so; one that has said nothing yet does not deny it."""

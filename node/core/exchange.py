@@ -200,7 +200,7 @@ class Exchange:
             ctx.record("refused", {"sender": peer, "reason": "to share with, but no neighbour"})
         self._open = here
         self._inbox.open(event.round, event.attempt, peers)
-        self._message, self._failed = None, set()
+        self._forget_message(ctx)
         message = self._algorithm.on_share(ctx, peers)
         if message is not None:
             self._message = replace(message, round=event.round, attempt=event.attempt)
@@ -247,7 +247,7 @@ class Exchange:
     def reset(self, ctx: ExchangeContext, round_: int) -> None:
         """Give up what is under way; the node goes on at `round_`."""
         self._give_up(ctx)
-        self._message = None
+        self._forget_message(ctx)
         self._inbox.reset(round_)
 
     def stop(self, ctx: ExchangeContext) -> None:
@@ -259,6 +259,13 @@ class Exchange:
         if self._open is not None:
             ctx.want(CancelTimer(key=DEADLINE))
         self._offered, self._open = False, None
+
+    def _forget_message(self, ctx: ExchangeContext) -> None:
+        """Nobody waits any more for what was sent last: what is still queued would be in the way of
+        the next."""
+        if self._message is not None:
+            ctx.drop_queued(key_prefix=_key(self._message))
+        self._message, self._failed = None, set()
 
     def _send(self, ctx: ExchangeContext, peer: NodeId) -> None:
         assert self._message is not None

@@ -59,7 +59,8 @@ _RESTARTS: Final = 3
 
 def digest(parameters: Vector) -> str:
     """What identifies a model: sha256 of its values as little-endian float32."""
-    return hashlib.sha256(parameters.astype("<f4", copy=False).tobytes()).hexdigest()
+    values = np.ascontiguousarray(parameters.astype("<f4", copy=False))
+    return hashlib.sha256(values.data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

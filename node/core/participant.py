@@ -38,11 +38,11 @@ from node.core.effects import (
 from node.core.events import EdgeSettled, Exchanged, ModelSnapshot, PeerChange, PeerChanged
 from node.core.ids import COORDINATOR, NodeId
 from node.core.messages import PeerMessage
-from node.core.model_sync import Fetch, Fetched, Serve
+from node.core.model_sync import Serve
+from node.core.newcomer import Newcomer
 from node.core.signals import (
     Enough,
     JoinRound,
-    ModelSyncRequest,
     PeerGone,
     PeerIsReady,
     PeersForRound,
@@ -63,7 +63,6 @@ from node.units import Nanos
 
 EDGES: Final = "participant/edges"
 TIMERS: Final = frozenset({EDGES, model_sync.STALL, model_sync.IDLE})
-MAX_FAILED_SYNCS: Final = 5
 _SETTLE_SHARE: Final = 0.9
 """Of the connection timeout; the runtime answers by 0.8 of it, unless something is wrong there."""
 _IDLE_STALLS: Final = 3
@@ -119,14 +118,8 @@ class Participant:
         """When the run clock stood at 0; None: not known yet."""
         self._begun = False
         """Whether the run has begun on this node."""
-        self._fetch = self._make_fetch(0)
-        self._fetched: Fetched | None = None
-        self._syncs_heard = 0
-        """Newest number of a sync since the coordinator was last reached."""
-        self._syncs_failed = 0
-        self._request = ModelSyncRequest()
+        self._newcomer = Newcomer(rounds=rounds)
         self._serve = Serve(idle_ns=_IDLE_STALLS * rounds.sync_ns)
-        self.failure: str | None = None
 
     @property
     def standing(self) -> Standing:
@@ -135,7 +128,7 @@ class Participant:
     @property
     def stage(self) -> str:
         """As in `signals.Stage`, empty where it takes no part in a round."""
-        return self._standing.value if self._standing in _IN_ROUNDS else ""
+        return str(self._standing) if self._standing in _IN_ROUNDS else ""
 
     @property
     def round(self) -> int:
@@ -146,20 +139,21 @@ class Participant:
         return self._attempt
 
     @property
-    def begun(self) -> bool:
-        return self._begun
+    def failure(self) -> str | None:
+        """Why it cannot go on."""
+        return self._newcomer.failure
 
     def held(self, ended: int) -> int:
         """Rounds behind the last aggregated model, of a peer that has ended `ended`; -1: none."""
-        if self._fetched is not None:
-            return self._fetched.held
+        if self._standing is Standing.SYNCED:
+            return self._newcomer.done.held
         return ended if self._begun else -1
 
     # --- what the member machine calls
 
     def prepared(self, size: int) -> None:
         """The trainer is up; its model has `size` parameters."""
-        self._fetch = self._make_fetch(size)
+        self._newcomer.prepared(size)
 
     def await_start(self) -> None:
         """The member is there from the start: with `Mode.ASYNC` a barrier comes before it."""
@@ -170,7 +164,10 @@ class Participant:
         """The run begins for all at this time."""
         self._at_wall = at_wall_ns
         effects = self._begin()
-        return [*effects, *(self._train() if self._sync_mode else self._stand(Standing.TRAINING))]
+        if self._sync_mode:
+            return [*effects, *self._train()]
+        self._standing = Standing.TRAINING  # perhaps it was already, and waited for the time only
+        return [*effects, _state(Standing.TRAINING)]
 
     def sync(self, at_wall_ns: int) -> list[Effect]:
         """The run began at this time without us: get the model."""
@@ -178,14 +175,18 @@ class Participant:
         return [SitOut(at_wall_ns=at_wall_ns), *self._ask_for_model()]
 
     def reconnected(self) -> None:
-        """Who answers may be a new coordinator, which counts syncs from 1."""
-        self._syncs_heard = 0
+        """Who answers may be a new coordinator."""
+        self._newcomer.reconnected()
 
     def close(self) -> list[Effect]:
         """The local run is over: no part in rounds any more; the model is still given."""
         served = self._serve.snapshots() if self._standing is Standing.SHARING else []
+        return [*self.leave(), *served]
+
+    def leave(self) -> list[Effect]:
+        """No part in anything any more."""
         self._beside = None
-        return [*self._stand(Standing.OVER), CancelTimer(key=EDGES), *self._fetch.stop(), *served]
+        return [*self._stand(Standing.OVER), CancelTimer(key=EDGES), *self._newcomer.stop()]
 
     def repeat(self) -> list[Effect]:
         """Say again what was said last, if something is waited for."""
@@ -199,9 +200,9 @@ class Participant:
             case Standing.TRAINING if self._beside is Stage.ARMED:
                 return [_send(self._barrier.report())]
             case Standing.SYNCING:
-                return [self._say(self._request)]
+                return [self._say(self._newcomer.request)]
             case Standing.SYNCED:
-                return [self._say(self._sync_done())]
+                return [self._say(self._newcomer.done)]
             case _:
                 return []
 
@@ -229,11 +230,8 @@ class Participant:
         """After SyncDone: the round to join. At other times it says nothing about rounds."""
         if self._standing is not Standing.SYNCED or signal.need_sync:
             return []
-        fetched, self._fetched = self._fetched, None
-        parameters = fetched.parameters if fetched is not None else None
-        held = fetched.held if fetched is not None else 0
+        held, parameters = self._newcomer.take()
         self._round, self._attempt = signal.round, 0
-        self._syncs_failed = 0
         if self._sync_mode:
             adopt = AdoptModel(round=signal.round, parameters=parameters)
             return [adopt, *self._begin(), *self._train()]
@@ -279,7 +277,7 @@ class Participant:
             case model_sync.REQUEST:
                 return self._serve.take(sender, message, now=now)
             case model_sync.ANSWER:
-                return [*self._fetch.take(sender, message, now=now), *self._after_fetch()]
+                return self._got(self._newcomer.receive(sender, message, now=now))
             case _:
                 reason = f"a message {message.kind!r}, which is not of model sync"
                 return [Record(kind="refused", fields={"sender": sender, "reason": reason})]
@@ -287,7 +285,7 @@ class Participant:
     def peer_changed(self, event: PeerChanged, *, now: Nanos) -> list[Effect]:
         if event.change is PeerChange.LOST:
             return []
-        return self._fetch.connected(event.peer, now=now)
+        return self._newcomer.connected(event.peer, now=now)
 
     def timer(self, key: str, *, now: Nanos) -> list[Effect]:
         match key:
@@ -295,7 +293,7 @@ class Participant:
                 self._barrier.give_up()
                 return self._arm_if_settled()
             case model_sync.STALL:
-                return [*self._fetch.timer(now=now), *self._after_fetch()]
+                return self._got(self._newcomer.timer(now=now))
             case model_sync.IDLE:
                 return self._serve.timer(now=now)
             case _:
@@ -363,8 +361,10 @@ class Participant:
         cancel = CancelTimer(key=EDGES)
         if self._standing is Standing.TRAINING:
             return [cancel]
-        begin = self._begin() if self._at_wall is not None else []
-        return [cancel, *self._stand(Standing.TRAINING), *begin]
+        if self._at_wall is None:  # Start comes next
+            self._standing = Standing.TRAINING
+            return [cancel]
+        return [cancel, *self._begin(), *self._stand(Standing.TRAINING)]
 
     def _peer_gone(self, signal: PeerGone) -> list[Effect]:
         if signal.round != self._round:
@@ -415,53 +415,24 @@ class Participant:
 
     # --- model sync
 
-    def _make_fetch(self, size: int) -> Fetch:
-        rounds = self._rounds
-        patience = rounds.share_ns + rounds.sync_ns
-        return Fetch(size=size, stall_ns=rounds.sync_ns, patience_ns=patience)
-
     def _ask_for_model(self) -> list[Effect]:
-        self._request = ModelSyncRequest()
         self._beside = None
-        return [*self._stand(Standing.SYNCING), self._say(self._request)]
+        request = self._newcomer.begin()
+        return [*self._stand(Standing.SYNCING), self._say(request)]
 
     def _provider(self, signal: SignalModelProvider, now: Nanos) -> list[Effect]:
-        if self._standing is not Standing.SYNCING or signal.sync <= self._syncs_heard:
-            return []
-        self._syncs_heard = signal.sync
-        if not signal.provider:
-            return [*self._fetch.stop(), *self._have(None)]
-        provider = NodeId(signal.provider)
-        if (signal.sync, provider) == self._fetch.current:
-            return []
-        return [*self._fetch.begin(signal.sync, provider, now=now), *self._after_fetch()]
-
-    def _after_fetch(self) -> list[Effect]:
-        """Say what came of the sync, once."""
-        fetched, failure = self._fetch.fetched, self._fetch.failure
-        self._fetch.fetched = self._fetch.failure = None
         if self._standing is not Standing.SYNCING:
             return []
-        if fetched is not None:
-            return self._have(fetched)
-        if failure is None:
-            return []
-        self._syncs_failed += 1
-        if self._syncs_failed >= MAX_FAILED_SYNCS:
-            self.failure = f"no model after {self._syncs_failed} tries; the last: {failure}"
-            return []
-        self._request = ModelSyncRequest(failed=self._fetch.sync, reason=failure)
-        return [self._say(self._request)]
+        return self._got(self._newcomer.assigned(signal, now=now))
 
-    def _have(self, fetched: Fetched | None) -> list[Effect]:
-        """The model is here; None: it is the initial one."""
-        self._fetched = fetched
-        return [*self._stand(Standing.SYNCED), self._say(self._sync_done())]
-
-    def _sync_done(self) -> SyncDone:
-        if self._fetched is None:
-            return SyncDone(sync=0, held=0)
-        return SyncDone(sync=self._fetched.sync, held=self._fetched.held)
+    def _got(self, effects: list[Effect]) -> list[Effect]:
+        """What the way to the model has come to, and what to say of it."""
+        news = self._newcomer.news()
+        if news is None or self._standing is not Standing.SYNCING:
+            return effects
+        if isinstance(news, SyncDone):
+            effects = [*effects, *self._stand(Standing.SYNCED)]
+        return [*effects, self._say(news)]
 
     def _new_peer(self, signal: SignalNewPeer, now: Nanos) -> list[Effect]:
         has_model = self._standing in (*_IN_ROUNDS, Standing.OVER)
@@ -479,12 +450,14 @@ class Participant:
         if standing is self._standing:
             return []
         self._standing = standing
-        if standing in _UNRECORDED:
-            return []
-        return [Record(kind="state", fields={"state": standing.value})]
+        return [] if standing in _UNRECORDED else [_state(standing)]
 
     def _say(self, signal: Any) -> Effect:
         return _send(replace(signal, round=self._round, attempt=self._attempt))
+
+
+def _state(standing: Standing) -> Effect:
+    return Record(kind="state", fields={"state": str(standing)})
 
 
 def _send(signal: Signal) -> Effect:

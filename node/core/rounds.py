@@ -293,11 +293,9 @@ class Rounds:
                 return []
 
     def _gather(self, now: Nanos) -> list[Effect]:
-        present, needed = len(self._members), self._config.min_participants
-        if present + len(self._finished) < needed:
-            return self._wait(present, needed)
-        if not present:
-            return []
+        present, needed = len(self._members), self._needed
+        if present < needed:
+            return self._wait(present, needed) if present else []
         effects: list[Effect] = []
         if self._state is RoundState.LOBBY:
             enough = Enough(round=self._connecting.round, attempt=self._connecting.attempt)
@@ -364,7 +362,12 @@ class Rounds:
         return [note, SetTimer(key=GATHER, at=now + self._config.gather_ns)]
 
     def _quorum(self, expected: int) -> int:
-        return max(self._config.min_participants, math.ceil(self._config.quorum * expected))
+        return max(self._needed, math.ceil(self._config.quorum * expected))
+
+    @property
+    def _needed(self) -> int:
+        """How many a round must have; who has learnt all that it was to learn is not missing."""
+        return max(1, self._config.min_participants - len(self._finished))
 
     def _cancel_gather(self) -> Effect:
         self._gathering = False
@@ -394,7 +397,7 @@ class Rounds:
         connecting = self._connecting
         for name in [n for n in connecting.participants if self._sync and not self._behind(n)]:
             connecting.leave(name)
-        if len(connecting.participants) < (self._config.min_participants if self._sync else 1):
+        if len(connecting.participants) < (self._needed if self._sync else 1):
             return self._abort(now, why="too few are left")
         if connecting.silent:
             return []
@@ -419,8 +422,8 @@ class Rounds:
             )
         else:
             self._connecting.dropped |= failing
-            effects += self._edge_records(failing, "dropped")
-        needed = max(needed, self._config.min_participants) if self._sync else 1
+            effects += self._connecting.records(failing, "dropped")
+        needed = max(needed, self._needed) if self._sync else 1
         if len(self._connecting.participants) < needed:
             return [*effects, *self._abort(now, why=f"too few connections: {why}")]
         return [*effects, *self._start(now, why=f"given up: {why}")]
@@ -448,7 +451,7 @@ class Rounds:
         """All with whom somebody shares are connected to it."""
         self._opened = True
         effects: list[Effect] = [CancelTimer(key=CONNECT)]
-        effects += self._edge_records(self._connecting.restore(), "restored")
+        effects += self._connecting.records(self._connecting.restore(), "restored")
         for name in sorted(self._connecting.participants):
             effects.append(self._give(name, self._connecting.start(name)))
         return [*effects, *self._enter_share(now, why=why)]
@@ -485,11 +488,6 @@ class Rounds:
     def _stale(self, member: NodeId) -> Effect:
         round_, attempt = self.stamp
         return Send(target=member, message=Stale(round=round_, attempt=attempt))
-
-    def _edge_records(self, edges: Iterable[Edge], state: str) -> list[Effect]:
-        ends: list[list[Value]] = [list(pair) for pair in sorted(map(sorted, edges))]
-        fields = {"state": state, **self._fields()}
-        return [Record(kind="edge", fields={"peers": pair, **fields}) for pair in ends]
 
     def _enter(self, state: RoundState, why: str) -> list[Effect]:
         self._state = state

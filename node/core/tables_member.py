@@ -87,7 +87,9 @@ def _barrier_rows() -> tuple[Row, ...]:
             _row(
                 state,
                 "Start",
-                "async, the barrier's start is lost: train; a latecomer: get the model",
+                "async, the barrier's start is lost: train; a latecomer: get the model; again: "
+                "nothing",
+                state,
                 "training",
                 "syncing",
             ),
@@ -107,7 +109,9 @@ PARTICIPANT: Final[tuple[Row, ...]] = (
     _row(
         "outside",
         "Start",
-        "there from the start: JoinRound, train; a latecomer: ModelSyncRequest",
+        "there from the start: JoinRound, train; a latecomer: ModelSyncRequest; before it has said "
+        "Ready: refused",
+        "outside",
         "training",
         "syncing",
     ),
@@ -140,15 +144,24 @@ PARTICIPANT: Final[tuple[Row, ...]] = (
         "ask the provider; without one the initial model is it: SyncDone",
         "syncing",
         "synced",
+        "over",
     ),
     _row(
         "syncing",
         "SharedModel",
-        "ask for more; all is here, as its hash says: SyncDone; else ask for another provider",
+        "ask for more; all is here, as its hash says: SyncDone; else ask for another provider, "
+        "five times at most",
         "syncing",
         "synced",
+        "over",
     ),
-    _row("syncing", "timer stall", "ask again; after sync_ns ask for another provider"),
+    _row(
+        "syncing",
+        "timer stall",
+        "ask again; after sync_ns ask for another provider, five times at most",
+        "syncing",
+        "over",
+    ),
     _row("syncing", "timer heartbeat", "ModelSyncRequest again"),
     _row("syncing", "PeerChanged", "the stream to the provider is back: ask on from there"),
     _row("syncing", "RunEnded", "the time is over, or the run was stopped", "over"),
@@ -168,6 +181,7 @@ PARTICIPANT: Final[tuple[Row, ...]] = (
     _row("any", "ModelRequest", "answer with that part of the snapshot"),
     _row("any", "timer idle", "forget newcomers that ask for nothing any more"),
     _row("any", "Waiting | Enough", "for people"),
+    _row("any", f"ConnectionFail | {_ENDS}", "no part in anything any more", "over"),
 )
 """The part of a member in the rounds (`node.core.participant.Standing`). What the member machine
 does not pass on (before `ready`, after the end) changes nothing."""

@@ -137,6 +137,19 @@ def test_a_lost_peer_gets_nothing_until_it_is_back() -> None:
     assert gone in later
 
 
+def test_the_fragments_of_a_peer_that_was_started_again_are_new() -> None:
+    machine = peer()
+    machine.step(Started(), now=0)
+    machine.step(fragment(1, 2, 40, 10.0), now=1)
+    train(machine, np.zeros(90, np.float32), 1)
+    machine.step(PeerChanged(peer=NAMES[1], change=PeerChange.LOST), now=2)
+    machine.step(PeerChanged(peer=NAMES[1], change=PeerChange.CONNECTED), now=3)
+    machine.step(fragment(1, 2, 7, 30.0), now=4)
+    effects = train(machine, np.zeros(90, np.float32), 2)
+    (aggregate,) = [e for e in effects if isinstance(e, Record) and e.kind == "aggregate"]
+    assert (aggregate.fields["fragments"], aggregate.fields["stale"]) == (1, 0)
+
+
 def test_the_default_degree_is_the_paper_s() -> None:
     machine = peer(degree=None)
     machine.step(Started(), now=0)

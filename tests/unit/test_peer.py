@@ -13,6 +13,7 @@ from node.core.effects import Effect, Evaluate, Finish, Record, SetTimer, Train
 from node.core.events import (
     Evaluated,
     Failed,
+    ModelAdopted,
     Received,
     Started,
     StopRequested,
@@ -166,6 +167,40 @@ def test_a_stop_before_the_start_finishes() -> None:
     peer, _ = make()
     (finish,) = only(peer.step(StopRequested(reason="failed"), now=0), Finish)
     assert finish.reason == "failed"
+
+
+def test_what_newcomers_get_is_the_model_of_the_last_round_ended() -> None:
+    peer, _ = make()
+    held, model = peer.aggregated
+    assert (held, model.tolist()) == (0, [0.0] * 4)  # the initial model
+    peer.step(Started(), now=0)
+    peer.step(trained(1), now=1)
+    held, model = peer.aggregated
+    assert (held, model.tolist()) == (1, [1.0] * 4)
+    peer.step(StopRequested(reason="time"), now=2)
+    assert peer.aggregated[0] == 1  # one that has ended gives it still
+
+
+def test_a_latecomer_goes_on_from_the_model_and_the_rounds_behind_it() -> None:
+    peer, algorithm = make(rounds=6)
+    peer.step(message([1, 2, 3, 4]), now=-5)
+    adopted = ModelAdopted(round=4, parameters=np.full(4, 8, dtype=np.float32))
+    assert peer.step(adopted, now=-4) == []
+    effects = peer.step(Started(), now=0)
+    assert [e.round for e in only(effects, Evaluate)] == [4]
+    (train,) = only(effects, Train)
+    assert train.parameters.tolist() == [8.0] * 4
+    assert algorithm.heard == ["model"]
+    peer.step(trained(1), now=1)
+    assert peer.aggregated[0] == 5
+    effects = peer.step(trained(2), now=2)
+    assert not only(effects, Train)  # the sixth round was the last
+
+
+def test_a_model_that_does_not_fit_is_not_adopted() -> None:
+    peer, _ = make()
+    with pytest.raises(ValueError, match="does not fit the layout"):
+        peer.step(ModelAdopted(round=4, parameters=np.zeros(3, dtype=np.float32)), now=0)
 
 
 def test_a_handler_cannot_change_what_others_see() -> None:
