@@ -137,6 +137,8 @@ class Coordinator:
                 return [*renewed, *self._hello(sender, seat, signal, now)]
             case Leave(error=error):
                 return self._gone(sender, "left" if error is None else "failed", error, now)
+            case _ if seat.hello is None:  # it says Hello first, if need be again
+                return []
             case _ if seat.expelled is not None:
                 return [*renewed, *self._learning.fail_again(sender, seat)]
             case LinksMeasured() if self._phase is Phase.MEASURING:
@@ -181,9 +183,8 @@ class Coordinator:
         match self._phase:
             case Phase.GATHERING:
                 return [*effects, *self._check_gathered(now)]
-            case Phase.RECOVERING:
-                back = all(seat.hello is not None for seat in self._roster.awaited)
-                return [*effects, *self._go_on(now)] if back else effects
+            case Phase.RECOVERING if all(seat.hello for seat in self._roster.awaited):
+                return [*effects, *self._go_on(now)]
             case Phase.STOPPING:
                 return [*effects, self._roster.say(sender, Stop(reason=self._reason))]
             case Phase.CONNECTING | Phase.RUNNING:
@@ -281,7 +282,6 @@ class Coordinator:
         return [*self._enter(Phase.MEASURING, deadline), *self._links.begin(now)]
 
     def _check_links(self, now: Nanos) -> list[Effect]:
-        """Go on once all is measured, or measured often enough."""
         if not self._links.done:
             return []
         effects = [CancelTimer(key=SLOT), self._roster.links(self._links.readings)]

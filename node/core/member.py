@@ -87,7 +87,7 @@ _HELLO: Final = "member/hello"
 _BEAT: Final = "member/heartbeat"
 _ORPHAN: Final = "member/orphan"
 HELLO_NS: Final = SECOND
-"""Between two Hellos of a member that has not been welcomed."""
+"""Between two Hellos of a member that has not been welcomed on its present stream."""
 
 
 class State(Enum):
@@ -129,6 +129,8 @@ class Member:
         self._need_sync = False
         self._began_wall = 0
         """When the run clock stood at 0, in Unix ns; 0: not known."""
+        self._unheard = True
+        """Whether the last Hello has not been answered."""
         self._done: Done | None = None
         self._error: str | None = None
         self._reason = ""
@@ -266,14 +268,15 @@ class Member:
         """Taken in; later, after a reconnect, or with the round to join."""
         if self._state in _NOT_BEGUN:
             self._need_sync |= signal.need_sync  # whatever a Hello that was said twice is told
+        heard: list[Effect] = [CancelTimer(key=_HELLO)] if self._unheard else []
+        self._unheard = False
         if self._state is State.JOINING:
             self._beat_ns, self._lease_ns = signal.heartbeat_ns, signal.lease_ns
             beat = SetTimer(key=_BEAT, at=now + self._beat_ns)
-            cancel = [CancelTimer(key=_JOIN), CancelTimer(key=_HELLO)]
-            return [*cancel, *self._enter(State.JOINED), beat]
+            return [CancelTimer(key=_JOIN), *heard, *self._enter(State.JOINED), beat]
         if self._state is State.RUNNING and self._participant is not None:
-            return self._participant.welcome(signal)
-        return []
+            return [*heard, *self._participant.welcome(signal)]
+        return heard
 
     def _prepared(self, event: Prepared) -> list[Effect]:
         if event.error is not None:
@@ -310,7 +313,7 @@ class Member:
         if key == _BEAT:
             beat = SetTimer(key=_BEAT, at=now + self._beat_ns)
             return [self._say(self._heartbeat()), *self._repeat(), beat]
-        if key == _HELLO and self._state is State.JOINING:
+        if key == _HELLO and self._unheard:
             return [self._present(), SetTimer(key=_HELLO, at=now + HELLO_NS)]
         if key == _JOIN:
             wait = format_duration(self._deadlines.join_ns)
@@ -367,7 +370,9 @@ class Member:
         # Whoever answers may be a new coordinator: present ourselves again.
         if self._participant is not None:
             self._participant.reconnected()
-        return [CancelTimer(key=_ORPHAN), self._present()]
+        self._unheard = True
+        again = SetTimer(key=_HELLO, at=now + HELLO_NS)
+        return [CancelTimer(key=_ORPHAN), self._present(), again]
 
     def _present(self) -> Effect:
         """Hello, with all that a coordinator that knows nothing has to know."""

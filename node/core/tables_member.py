@@ -51,9 +51,9 @@ MEMBER: Final[tuple[Row, ...]] = (
     _row("any", "ChangeLinks", "a new order: do it; in any case LinksChanged"),
     _row(
         "any",
-        "PeerChanged",
+        "PeerChanged | timer hello",
         "the coordinator is out of reach: for coordinator_ns at most; it is back: Hello with all "
-        "that a new one has to know",
+        "that a new one has to know, each second until it is answered",
     ),
 )
 """The life of a member (`node.core.member.State`)."""
