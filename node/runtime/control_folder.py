@@ -23,7 +23,7 @@ LOOK_S: Final = 0.1
 PLAN_MAX: Final = 2**20
 """Bytes of one member's plan: it travels in one signal."""
 _FILE_MAX: Final = 2**28
-_VERBS: Final = ("leave", "crash", "pause", "resume", "restart")
+_VERBS: Final = ("join", "leave", "crash", "pause", "resume", "restart", "return")
 
 Order = LinksOrdered | NodeOrdered
 

@@ -1,4 +1,8 @@
-"""The coordinator's process: its machine behind the signaling stream, and what the end needs."""
+"""The coordinator's process: its machine behind the signaling stream, and what the end needs.
+
+Started in the place of one that died in the middle of a run, it reads that one's records and goes
+on (`node.runtime.former_life`).
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,49 @@ import numpy as np
 
 from node import __version__
 from node.config import CoordinatorConfig, Emulator, ExpectedPair
-from node.core.coordinator import Coordinator, ProbeSlot, Probing
-from node.core.effects import Effect, Finish, Record, Send, StoreLinks
-from node.core.events import Event, Failed, NodeOrdered, Received, Started, StopRequested
+from node.core.coordinator import Coordinator, Phase
+from node.core.effects import Effect, Finish, Record, Send, StoreLinks, Value
+from node.core.events import (
+    Event,
+    Failed,
+    LinksOrdered,
+    NodeOrdered,
+    Received,
+    Resumed,
+    Started,
+    StopRequested,
+)
 from node.core.ids import COORDINATOR, NodeId
+from node.core.measuring import ProbeSlot, Probing
 from node.core.messages import PeerMessage
-from node.core.parts import Vector
-from node.core.signals import Hello, LinkReading, Start
+from node.core.signals import Hello, LinkReading
 from node.errors import ConfigError, EnvironmentFault, PeerbedError
 from node.links.report import Applied, PairReport, applied_to_pair, judge, links_json
 from node.links.schedule import AGAIN, FIRST, schedule
 from node.runtime.clock import RunClock, UnixClock
-from node.runtime.control_folder import FOLDER, LOOK_S, ControlFolder
+from node.runtime.control_folder import FOLDER, LOOK_S, ControlFolder, Order
 from node.runtime.drive import Driver
+from node.runtime.former_life import STOPS, FormerLife, former_life
 from node.runtime.process import RUN_DIR, Process, store
 from node.runtime.refusals import Refusals
 from node.runtime.signaling import SignalingServer
 from node.training.client import TrainerProcess
 from node.training.protocol import Trainer
+from node.units import SECOND
 
 StartEvaluator = Callable[[CoordinatorConfig, float], Awaitable[Trainer]]
 """Starts a trainer that only evaluates, which has so many seconds to be ready."""
 _MERGE_S: Final = 60.0
 """For evaluating the merged model: torch comes up, the test set is read, one evaluation."""
 _GOODBYE_S: Final = 1.0
+_NO_ORDERS: Final = (
+    Phase.GATHERING,
+    Phase.MEASURING,
+    Phase.PREPARING,
+    Phase.CONNECTING,
+    Phase.RECOVERING,
+)
+"""Orders wait in their folder until the run is under way, or over."""
 
 
 async def start_evaluator_process(config: CoordinatorConfig, deadline_s: float) -> Trainer:
@@ -82,14 +105,18 @@ class CoordinatorRunner:
         self._results = Path(config.results)
         self._start_evaluator = start_evaluator
         self._clock = RunClock()
+        path = self._results / "coordinator.jsonl"
+        self._former: FormerLife | None = former_life(path)
         self._process = Process(
-            path=self._results / "coordinator.jsonl",
+            path=path,
             name=COORDINATOR,
             clock=self._clock,
             run_dir=run_dir,
             on_failure=self._failed,
         )
         self._refusals = Refusals(self._process)
+        self._out_of_place = Refusals(self._process)
+        """What is well-formed, and makes no sense to the machine now."""
         self._emulators: dict[NodeId, Emulator] = {}
         """What members say impairs their traffic."""
         self._stopped = False
@@ -97,8 +124,10 @@ class CoordinatorRunner:
         self._control = ControlFolder(self._results / FOLDER)
         self._stopped_nodes: set[NodeId] = set()
         """Who was stopped on purpose, and may leave no model."""
+        probing = Probing(schedule=_slots, judge=self._judge)
+        self._machine = Coordinator(config=config, probing=probing)
         self._driver = Driver(
-            Coordinator(config=config, probing=Probing(schedule=_slots, judge=self._judge)),
+            self._machine,
             clock=UnixClock(),
             perform=self._perform,
             on_defect=self._defect,
@@ -119,9 +148,13 @@ class CoordinatorRunner:
             self._process.on_signals(self._stop, force=self._force)
             self._process.watch_loop()
         await self._signaling.open(self._config.host, self._config.port)
-        self._process.every_second(self._refusals.flush)
+        self._process.every_second(self._flush)
         self._process.tasks.spawn(self._follow_orders())
-        self._driver.feed(Started())
+        if self._former is None:
+            self._driver.feed(Started())
+            return
+        former = self._former
+        self._driver.feed(Resumed(began_wall_ns=former.began_wall_ns, absent=former.absent))
 
     async def ended(self) -> int:
         """Wait for the end; the exit status."""
@@ -137,9 +170,13 @@ class CoordinatorRunner:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Send(target=target, message=message) if not isinstance(message, PeerMessage):
-                if isinstance(message, Start):
-                    self._clock.begin(message.at_wall_ns)
                 self._signaling.send(target, message)
+            case Record(kind="start", fields=fields):
+                self._run_began(fields)
+            case Record(kind="refused", fields=fields):
+                self._out_of_place.count(str(fields["sender"]), str(fields["reason"]))
+            case Record(kind="control", fields=fields) if self._is_known(fields):
+                pass  # a former life has recorded it
             case Record(kind=kind, fields=fields):
                 self._process.record(kind, fields)
             case StoreLinks():
@@ -149,6 +186,14 @@ class CoordinatorRunner:
             case _:
                 raise TypeError(f"the coordinator machine wants {effect}")
 
+    def _run_began(self, fields: Mapping[str, Value]) -> None:
+        """The run clock stands at 0 at a time that is told as Unix time in s."""
+        at = fields["at_wall"]
+        assert isinstance(at, float)
+        self._clock.begin(round(at * SECOND))
+        if self._former is None:
+            self._process.record("start", fields)
+
     def _from_member(self, event: Event) -> None:
         if isinstance(event, Received) and isinstance(event.message, Hello):
             self._emulators[event.sender] = _emulator(event.message.emulator)
@@ -157,16 +202,29 @@ class CoordinatorRunner:
     async def _follow_orders(self) -> None:
         """Look again and again for what is ordered while the run goes on."""
         while True:
-            for order in self._control.look():
-                if isinstance(order, ConfigError):
-                    self._process.record("control", {"state": "refused", "reason": str(order)})
-                    continue
-                if isinstance(order, NodeOrdered) and order.verb == "resume":
-                    self._stopped_nodes.discard(order.node)
-                elif isinstance(order, NodeOrdered):
-                    self._stopped_nodes.add(order.node)
-                self._driver.feed(order)
+            if self._machine.phase not in _NO_ORDERS:
+                for order in self._control.look():
+                    self._take_order(order)
             await asyncio.sleep(LOOK_S)
+
+    def _take_order(self, order: Order | ConfigError) -> None:
+        if isinstance(order, ConfigError):
+            if self._former is None or str(order) not in self._former.nonsense:
+                self._process.record("control", {"state": "refused", "reason": str(order)})
+            return
+        if self._former is not None and not _still_holds(order, self._former):
+            return
+        if isinstance(order, NodeOrdered) and order.verb in STOPS:
+            self._stopped_nodes.add(order.node)
+        elif isinstance(order, NodeOrdered):
+            self._stopped_nodes.discard(order.node)
+        self._driver.feed(order)
+
+    def _is_known(self, fields: Mapping[str, Value]) -> bool:
+        """Whether this record of an order has been written by a former life."""
+        former = self._former
+        again = former is not None and fields.get("number") in former.ordered
+        return again and fields.get("state") == "ordered"
 
     def _report(
         self, pair: ExpectedPair, reading: LinkReading | None, applied: Applied | None = None
@@ -198,7 +256,7 @@ class CoordinatorRunner:
 
     async def _finish(self, finish: Finish) -> None:
         """Evaluate the mean of all models, unless there is no time for it, then end."""
-        self._refusals.flush()
+        self._flush()
         try:
             if not self._stopped:
                 async with asyncio.timeout(_MERGE_S):
@@ -211,17 +269,22 @@ class CoordinatorRunner:
     async def _merge(self) -> None:
         """Record what the mean of all final models is worth. Raises whatever prevents it.
 
-        Where no node has left a model, none was trained (`LoadRun`).
+        Where no node has left a model, none was trained (`LoadRun`). Who was stopped on purpose,
+        or never came, is not missed; who failed is named.
         """
         nodes = self._results / "nodes"
-        if not any((nodes / f"{name}.f32").exists() for name in self._config.members):
+        working = [name for name in self._config.members if name not in self._stopped_nodes]
+        models = {
+            name: np.fromfile(nodes / f"{name}.f32", dtype="<f4")
+            for name in working
+            if (nodes / f"{name}.f32").exists()
+        }
+        if not models:
             return
-        stopped = self._stopped_nodes
-        names = [name for name in self._config.members if name not in stopped]
-        models = [_read_model(self._results, name) for name in names]
-        if len({model.size for model in models}) != 1:
+        if len({model.size for model in models.values()}) != 1:
             raise ValueError("the final models differ in size")
-        mean = np.mean(models, axis=0, dtype=np.float64)
+        missing = [name for name in working if name not in models and name in self._emulators]
+        mean = np.mean(list(models.values()), axis=0, dtype=np.float64)
         merged = np.asarray(mean, dtype=np.float32)
         trainer = await self._start_evaluator(self._config, _MERGE_S)
         try:
@@ -229,8 +292,18 @@ class CoordinatorRunner:
         finally:
             await trainer.close()
         if done is not None:
-            fields = {"accuracy": done.accuracy, "loss": done.loss, "models": len(models)}
+            fields: dict[str, Value] = {
+                "accuracy": done.accuracy,
+                "loss": done.loss,
+                "models": len(models),
+            }
+            if missing:
+                fields["missing"] = list(missing)
             self._process.record("merged", fields)
+
+    def _flush(self) -> None:
+        self._refusals.flush()
+        self._out_of_place.flush()
 
     def _stop(self, reason: str) -> None:
         self._stopped = True
@@ -247,6 +320,15 @@ class CoordinatorRunner:
     def _defect(self, error: Exception) -> None:
         self._process.defect(error)
         self._process.end(1)
+
+
+def _still_holds(order: Order, former: FormerLife) -> bool:
+    """Whether an order is to be followed: it is new, or it was before and has not been undone."""
+    if order.number in former.refused:
+        return False
+    if order.number not in former.ordered or isinstance(order, LinksOrdered):
+        return True
+    return former.standing.get(order.node) == order.number
 
 
 def _slots(pairs: tuple[ExpectedPair, ...], attempt: int) -> tuple[ProbeSlot, ...]:
@@ -277,10 +359,3 @@ def _parsed(applied: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return state if isinstance(state, dict) else {}
-
-
-def _read_model(results: Path, name: NodeId) -> Vector:
-    path = results / "nodes" / f"{name}.f32"
-    if not path.exists():
-        raise ValueError(f"{name} left no model")
-    return np.fromfile(path, dtype="<f4")

@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from node.runtime.pipes import Pipe
+
+QUEUE_MAX: Final = 32 * 2**20
+"""Bytes that may wait for the other end to read; what needs more does not read at all."""
+_ENTRY: Final = 64
+"""What a message in the queue costs besides its own bytes."""
 
 
 class Duplex:
@@ -14,11 +20,16 @@ class Duplex:
 
     Args:
         on_data: called with each message that comes.
+        queue_max: bytes that may wait to be written; with more, the stream ends.
     """
 
-    def __init__(self, pipe: Pipe, *, on_data: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, pipe: Pipe, *, on_data: Callable[[bytes], None], queue_max: int = QUEUE_MAX
+    ) -> None:
         self._pipe = pipe
         self._on_data = on_data
+        self._queue_max = queue_max
+        self._waiting = 0
         self._urgent: deque[bytes] = deque()
         self._queue: deque[bytes] = deque()
         self._wake = asyncio.Event()
@@ -27,6 +38,14 @@ class Duplex:
 
     def put(self, data: bytes, *, urgent: bool = False) -> None:
         """Queue a message; urgent ones go before the others, in their own order."""
+        if self._ended.done():
+            return  # nobody will write it
+        self._waiting += len(data) + _ENTRY
+        if self._waiting > self._queue_max:
+            self._urgent.clear()
+            self._queue.clear()
+            self.end("the other end does not read what it is sent")
+            return
         (self._urgent if urgent else self._queue).append(data)
         self._wake.set()
 
@@ -71,7 +90,9 @@ class Duplex:
     async def _write(self) -> str:
         while True:
             while queue := self._urgent or self._queue:
-                await self._pipe.write(queue.popleft())
+                data = queue.popleft()
+                await self._pipe.write(data)
+                self._waiting -= len(data) + _ENTRY
             if self._finishing:
                 await self._pipe.finish()
                 # The other end answers by finishing too, which the reader sees.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from node.config import Emulator, LinkChange, LoadConfig, NodeConfig
+from node.core.effects import Effect, Send
 from node.core.events import Event, Failed, PeerChanged, Prepared, Progress, RunEnded
 from node.core.ids import NodeId
 from node.errors import PeerbedError
@@ -126,6 +127,14 @@ class LoadRun:
         """The run began at this Unix time without this life of the node."""
         self._clock.begin(at_wall_ns)
         self._over = True
+
+    def send(self, effect: Send) -> None:
+        """There is no model to give."""
+        raise TypeError(f"a node that sends load wants {effect}")
+
+    def order(self, effect: Effect) -> None:
+        """There are no rounds."""
+        raise TypeError(f"a node that sends load wants {effect}")
 
     def end(self, reason: str) -> None:
         """End the run here; RunEnded is told."""

@@ -2,36 +2,64 @@
 
     mesh    --Received, Sent, SendFailed, PeerChanged--> Peer --Send, DropQueued--> mesh
     trainer --Trained, Evaluated----------------------->      --Train, Evaluate---> trainer
+    member  --ShareOpened, ModelAdopted, ...----------->      --Offer, ShareOver--> member
 
-What the member machine has to know (Prepared, Progress, Failed, RunEnded) is told to `tell`.
+What the member machine has to know (Prepared, Progress, Failed, RunEnded, which peers are there,
+and the messages of model sync, which are its own) is told to `tell`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from node.algorithms import make
-from node.config import NodeConfig
-from node.core.effects import DropQueued, Effect, Evaluate, Finish, Record, Send, Train
+from node.config import NodeConfig, RoundsConfig
+from node.core.effects import (
+    AdoptModel,
+    DropFromShare,
+    DropQueued,
+    Effect,
+    Evaluate,
+    Finish,
+    Offer,
+    OpenShare,
+    Record,
+    Send,
+    ShareOver,
+    SkipShare,
+    TakeSnapshot,
+    Train,
+)
 from node.core.events import (
     Evaluated,
     Event,
+    Exchanged,
     Failed,
+    ModelAdopted,
+    ModelSnapshot,
+    Offered,
+    PeerChange,
     PeerChanged,
+    PeerDropped,
     Prepared,
     Progress,
     Received,
     RunEnded,
     SendFailed,
     Sent,
+    ShareOpened,
+    ShareSkipped,
     Started,
     StopRequested,
     Trained,
 )
-from node.core.ids import NodeId
+from node.core.messages import PeerMessage
+from node.core.model_sync import KINDS
+from node.core.outbox import Priority
 from node.core.peer import Peer, PeerSetting
 from node.errors import EnvironmentFault, PeerbedError
 from node.runtime.clock import RunClock
@@ -43,10 +71,14 @@ from node.training.protocol import Trainer
 from node.units import SECOND
 from node.wire.codec import MAX_HEADER
 
+ForPeer = OpenShare | SkipShare | DropFromShare | AdoptModel | TakeSnapshot
+"""What the member machine wants of the peer machine."""
 StartTrainer = Callable[[NodeConfig, float], Awaitable[Trainer]]
 """Starts the trainer of a node, which has so many seconds to be ready."""
 _DEADLINE_SHARE: Final = 0.9
 """Of the coordinator's deadlines: better to say what is missing than to be given up."""
+_SYNC: Final = "\0sync"
+"""Begins the keys of model sync in the send queue; no algorithm's begin like that."""
 
 
 class LocalRun:
@@ -79,8 +111,11 @@ class LocalRun:
         self._progress: Progress | None = None
         self._load_error: str | None = None
         self._over = False
+        self._counting = False
+        """Bytes count from the beginning of the run, or of taking part in it."""
         self._outside = False
-        """This life of the node has no part in the run."""
+        """The run is under way without this node, which may take part later."""
+        self._begun = False
 
     @property
     def round(self) -> int:
@@ -99,21 +134,12 @@ class LocalRun:
             self._load_error = str(error)
 
     async def prepare(self) -> None:
-        """Neighbours connected; or the reason why not."""
-        if self._load_error is not None:
-            self._tell(Prepared(error=self._load_error))
+        """Trainer ready, neighbours being dialled; or the reason why not."""
+        if self._load_error is not None or self._trainer is None or self._mesh is None:
+            self._tell(Prepared(error=self._load_error or "there is no trainer"))
             return
-        config, mesh = self._config, self._mesh
-        assert mesh is not None
-        mesh.connect(config.neighbours)
-        limit = config.deadlines.ready_ns * _DEADLINE_SHARE / SECOND
-        later = _reached_later(config)
-        now = [name for name in config.neighbours if name not in later]
-        missing = await mesh.connected(now, deadline_s=limit)
-        # What measuring the links cost is not the run's; nobody sends before all are ready.
-        mesh.traffic.reset()
-        self._wire.begin()
-        self._tell(Prepared(error=f"not connected to {', '.join(missing)}" if missing else None))
+        self._mesh.connect(self._config.neighbours)
+        self._tell(Prepared(size=self._trainer.layout.size))
 
     async def _make_peer(self, deadline_s: float) -> None:
         config = self._config
@@ -125,6 +151,7 @@ class LocalRun:
             "label_counts": list(trainer.label_counts),
         }
         self._process.record("trainer", fields)
+        rounds = config.rounds or RoundsConfig()
         setting = PeerSetting(
             me=config.name,
             peers=config.neighbours,
@@ -133,6 +160,8 @@ class LocalRun:
             layout=trainer.layout,
             stop=config.stop,
             evaluate_every=config.training.evaluate_every,
+            mode=rounds.mode,
+            share_ns=rounds.share_ns,
         )
         self._peer = Peer(setting=setting, algorithm=algorithm, initial=trainer.initial)
         self._driver = Driver(
@@ -143,19 +172,53 @@ class LocalRun:
         self._mesh.limit_messages(8 * trainer.layout.size + 2 * MAX_HEADER)
 
     def begin(self, at_wall_ns: int) -> None:
-        """Start the peer machine at this Unix time, when the run clock stands at 0."""
-        self._clock.begin(at_wall_ns)
+        """Start the peer machine at this Unix time, when the run clock stands at 0, or now."""
+        self._set_clock(at_wall_ns)
+        self._outside = False
         self._later(max(0, self._clock.until_begin()), self._started, at_wall_ns)
 
     def sit_out(self, at_wall_ns: int) -> None:
-        """The run began at this Unix time without us: answer peers, and that is all."""
-        self._clock.begin(at_wall_ns)
+        """The run began at this Unix time: answer peers, and take no part until `begin`."""
+        self._set_clock(at_wall_ns)
         self._outside = True
 
+    def _set_clock(self, at_wall_ns: int) -> None:
+        self._clock.begin(at_wall_ns)
+        if not self._counting and self._mesh is not None:
+            # What measuring the links and connecting cost is not the run's.
+            self._counting = True
+            self._mesh.traffic.reset()
+            self._wire.begin()
+
     def _started(self, at_wall_ns: int) -> None:
-        if not self._over:
+        if not self._over and not self._begun:
+            self._begun = True
             self._process.record("start", {"at_wall": at_wall_ns / SECOND})
+            for name in self._config.neighbours:
+                if self._mesh is not None and self._mesh.stream(name) is None:
+                    # Never connected, as far as this life knows: nothing is queued for it.
+                    self._feed(PeerChanged(peer=name, change=PeerChange.LOST))
             self._feed(Started())
+
+    def order(self, effect: ForPeer) -> None:
+        """Do what the member machine wants of the peer machine."""
+        match effect:
+            case OpenShare(round=number, attempt=attempt, peers=peers):
+                self._feed(ShareOpened(round=number, attempt=attempt, peers=peers))
+            case SkipShare(round=number):
+                self._feed(ShareSkipped(round=number))
+            case DropFromShare(round=number, peer=peer):
+                self._feed(PeerDropped(round=number, peer=peer))
+            case AdoptModel(round=number, parameters=parameters):
+                self._feed(ModelAdopted(round=number, parameters=parameters))
+            case TakeSnapshot(sync=sync):
+                held, model = self._peer.aggregated if self._peer is not None else (0, None)
+                self._tell(ModelSnapshot(sync=sync, held=held, parameters=model))
+
+    def send(self, effect: Send) -> None:
+        """Send a message of model sync, behind those of the algorithm."""
+        assert self._mesh is not None
+        self._mesh.send(replace(effect, key=_SYNC + effect.key), priority=Priority.BACKGROUND)
 
     def end(self, reason: str) -> None:
         """End the run here; RunEnded is told when it has ended and is stored."""
@@ -174,18 +237,27 @@ class LocalRun:
         self._ended("failed", reason)
 
     def from_mesh(self, event: Event) -> None:
-        """Events of all peers; the peer machine knows only neighbours."""
+        """Events of all peers. The peer machine knows only neighbours; the member machine hears who
+        is there, and has model sync with anybody."""
         match event:
             case PeerChanged(peer=about, change=change):
                 self._process.record("peer", {"peer": about, "change": change.value})
+                self._tell(event)
+            case Received(message=PeerMessage(kind=kind)) if kind in KINDS:
+                self._tell(event)
+                return
             case Received(sender=about):
                 if about not in self._config.neighbours and self._mesh is not None:
                     self._mesh.refused(about, "a message from one who is no neighbour")
+                if self._outside:
+                    return  # of a run in which this node has no part yet
+            case Sent(key=key) | SendFailed(key=key) if key.startswith(_SYNC):
+                return  # who misses it asks again
             case Sent(target=about) | SendFailed(target=about):
                 pass
             case _:
                 raise TypeError(f"the mesh says {event}")
-        if about in self._config.neighbours and not self._outside:
+        if about in self._config.neighbours:
             self._feed(event)
 
     def tick(self) -> None:
@@ -203,6 +275,8 @@ class LocalRun:
             "model_sent": traffic.model_sent,
             "model_delivered": traffic.model_delivered,
             "model_received": traffic.model_received,
+            "sync_sent": traffic.sync_sent,
+            "sync_received": traffic.sync_received,
             "control_sent": traffic.control_sent,
             "control_received": traffic.control_received,
             "cancelled": traffic.cancelled,
@@ -244,8 +318,14 @@ class LocalRun:
             case Record(kind="evaluation", fields=fields):
                 took = self._evaluation_s.pop(int(str(fields["round"])), None)
                 self._process.record("evaluation", {**fields, "seconds": took})
+            case Record(kind="refused", fields=fields):
+                self._mesh.refused(str(fields["sender"]), str(fields["reason"]))
             case Record(kind=kind, fields=fields):
                 self._process.record(kind, fields)
+            case Offer(round=number):
+                self._tell(Offered(round=number))
+            case ShareOver(round=number, attempt=attempt, missing=missing):
+                self._tell(Exchanged(round=number, attempt=attempt, missing=missing))
             case Finish():
                 self._finished(effect)
             case _:
@@ -286,8 +366,11 @@ class LocalRun:
         self._feed(Evaluated(round=done.round, accuracy=done.accuracy, loss=done.loss))
 
     def _finished(self, finish: Finish) -> None:
-        """The machine is done: store the model, then tell."""
+        """The machine is done: store the model, unless it is the initial one, then tell."""
         assert finish.parameters is not None
+        if not self._begun:
+            self._ended(finish.reason, finish.error)
+            return
         path = Path(self._config.results) / "nodes" / f"{self._config.name}.f32"
         error = finish.error
         try:
@@ -319,11 +402,3 @@ class LocalRun:
         if progress != self._progress:
             self._progress = progress
             self._tell(progress)
-
-
-def _reached_later(config: NodeConfig) -> frozenset[NodeId]:
-    """The nodes to which there is no path at the start, but one is planned."""
-    no_path = {peer.name for peer in config.links.peers if peer.out is None or peer.into is None}
-    changes = (path for change in config.links.changes for path in change.peers)
-    planned = {path.name for path in changes if path.out is not None and path.into is not None}
-    return frozenset(no_path & planned)

@@ -3,40 +3,41 @@
 One stream for each pair, dialled by the node whose name sorts first. Both ends greet each other;
 a member that comes back with a higher incarnation replaces its old stream, a lower one is refused.
 A broken stream is dialled again; what the peer may lack of it is reported as `SendFailed`, and what
-waits is given up when the peer stays out of reach for `Deadlines.peer_ns`.
+waits is given up when the peer stays out of reach for `Deadlines.peer_ns`. Whether a peer answers
+now is found out by `node.runtime.edges`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from node.config import NodeConfig, PathChange, PathSpec, PeerLink
+from node.config import NodeConfig, PathChange, PeerLink
 from node.core.effects import DropQueued, InFlight, Send
 from node.core.events import Event, PeerChange, PeerChanged, Received, SendFailed, Sent
 from node.core.ids import NodeId
 from node.core.messages import Delivery, PeerMessage
-from node.core.outbox import Outbox, Outgoing, window_bytes
+from node.core.outbox import Outbox, Outgoing, Priority, window_bytes
 from node.errors import PeerFault
+from node.runtime.outgoing import Body, frame_bytes, model_bytes
 from node.runtime.peer_stream import PeerStream, Traffic
 from node.runtime.pipes import EXCHANGE, Pipe, Server, dial
 from node.runtime.refusals import Refusals
 from node.runtime.shaper import Shaper
 from node.runtime.tasks import Tasks
-from node.units import MILLISECOND, SECOND, Nanos, format_duration
+from node.units import SECOND, Nanos, format_duration
 from node.wire.codec import Encoded, decode_frame, encode_frame, encode_message
-from node.wire.frames import MAX_MESSAGE, MAX_PAYLOAD, PROTOCOL, Abort, Chunk, Greeting, Identity
+from node.wire.frames import MAX_MESSAGE, PROTOCOL, Abort, Chunk, Greeting, Identity
 
 RETRY_S: Final = (0.2, 2.0)
 """Back-off between attempts to reach a peer: first and longest."""
 GREETING_S: Final = 5.0
 _SETTLE_S: Final = 0.05
 """After a path has come back: the other end may be a little late to know."""
-_FRAME_NS: Final = 4 * MILLISECOND
-_FRAME_MIN: Final = 4 * 1024
 _FILLER: Final = "\0filler"
 """Key of ballast; no algorithm's begins like that."""
 _STALL: Final = 3 * SECOND
@@ -75,12 +76,12 @@ class Mesh:
         self._windows = {
             peer.name: window_bytes(peer.out, peer.into) for peer in config.links.peers
         }
-        self._frames = {peer.name: _frame_bytes(peer.out) for peer in config.links.peers}
+        self._frames = {peer.name: frame_bytes(peer.out) for peer in config.links.peers}
         self._outbox = Outbox(pacing=config.algorithm.pacing, window=self._windows.__getitem__)
         self._streams: dict[NodeId, PeerStream] = {}
         self._incarnations: dict[NodeId, int] = {}
         self._wanted: set[NodeId] = set()
-        self._dialling: set[NodeId] = set()
+        self._dials: dict[NodeId, _Dial] = {}
         self._paths_changed = asyncio.Event()
         self._expiries: dict[NodeId, asyncio.TimerHandle] = {}
         self._changed = asyncio.Event()
@@ -97,10 +98,32 @@ class Mesh:
         """Keep a stream to each of these from now on, or once there is a path; the others of a pair
         must do likewise."""
         self._wanted.update(peers)
-        for name in self._wanted - self._dialling:
-            if self._me.member < name and self._reachable(name):
-                self._dialling.add(name)
-                self._tasks.spawn(self._dial(self._links[name]))
+        for name in self._wanted - self._dials.keys():
+            if self._me.member < name and self.has_path(name):
+                self._dials[name] = _Dial()
+                self._tasks.spawn(self._dial(name))
+
+    def hasten(self, peer: NodeId) -> None:
+        """Dial a peer now, if it is ours to dial, rather than after the usual pause."""
+        dial_of = self._dials.get(peer)
+        if dial_of is not None:
+            dial_of.wait = RETRY_S[0]
+            dial_of.now.set()
+
+    def renew(self, peer: NodeId) -> None:
+        """Close the stream to a peer and dial it anew, whatever that is at, if it is ours to dial.
+
+        The other end does nothing: it takes the new stream in the place of the old one.
+        """
+        dial_of = self._dials.get(peer)
+        if dial_of is None:
+            return
+        if (stream := self._streams.get(peer)) is not None:
+            stream.end("to be dialled anew")
+        elif dial_of.attempt is not None:
+            dial_of.attempt.reschedule(asyncio.get_running_loop().time())
+            dial_of.attempt = None
+        self.hasten(peer)
 
     def change_paths(self, changes: Iterable[PathChange]) -> None:
         """Paths are different from now on: as much is under way as fits them."""
@@ -110,10 +133,28 @@ class Mesh:
                 link = replace(link, out=change.out, into=change.into)
                 self._links[change.name] = link
                 self._windows[change.name] = window_bytes(link.out, link.into)
-                self._frames[change.name] = _frame_bytes(link.out)
+                self._frames[change.name] = frame_bytes(link.out)
         self._paths_changed.set()
         self.connect(())
         self._pump()
+
+    def has_path(self, peer: NodeId) -> bool:
+        """Whether the link plan has a path to this member and back, as things are now."""
+        link = self._links.get(peer)
+        return link is not None and link.out is not None and link.into is not None
+
+    def obstacle(self, peer: NodeId) -> str:
+        """Why there is no stream to a peer, as far as this end can tell."""
+        if peer in self._dials:
+            return self._dials[peer].failed or "it has not answered yet"
+        return "it has not dialled this node"
+
+    async def up(self, peer: NodeId) -> PeerStream:
+        """The stream to a peer, once there is one. Waits for as long as that takes."""
+        while peer not in self._streams:
+            self._changed.clear()
+            await self._changed.wait()
+        return self._streams[peer]
 
     async def connected(self, peers: Iterable[NodeId], *, deadline_s: float) -> tuple[NodeId, ...]:
         """Wait until all of these are connected; returns those that are not at the deadline."""
@@ -145,8 +186,12 @@ class Mesh:
 
     # --- sending
 
-    def send(self, effect: Send) -> None:
-        """Queue a message to a peer. Raises ValueError where it cannot be one."""
+    def send(self, effect: Send, *, priority: Priority = Priority.MODEL) -> None:
+        """Queue a message to a peer. Raises ValueError where it cannot be one.
+
+        Args:
+            priority: if it has a part; a message without is a control message.
+        """
         message = effect.message
         if not isinstance(message, PeerMessage):
             raise ValueError(f"a {type(message).__name__} to a peer")
@@ -154,8 +199,8 @@ class Mesh:
             target=effect.target,
             key=effect.key,
             size=0,
-            body=_Body(encode_message(message, sender=self._me), message.delivery),
-            control=message.part is None,
+            body=Body(encode_message(message, sender=self._me), message.delivery),
+            priority=Priority.CONTROL if message.part is None else priority,
             model_bytes=message.model_bytes,
         )
         item.size = item.body.encoded.size
@@ -167,9 +212,14 @@ class Mesh:
         The future fails with ConnectionError when the stream breaks.
         """
         done: asyncio.Future[Nanos] = asyncio.get_running_loop().create_future()
-        body = _Body(Encoded(head=b"", values=memoryview(bytes(size))), delivery, done)
+        body = Body(Encoded(head=b"", values=memoryview(bytes(size))), delivery, done)
         item = Outgoing(
-            target=peer, key=_FILLER, size=size, body=body, control=False, model_bytes=0
+            target=peer,
+            key=_FILLER,
+            size=size,
+            body=body,
+            priority=Priority.MODEL,
+            model_bytes=0,
         )
         self._push(item, supersedes=False)
         return done
@@ -179,16 +229,18 @@ class Mesh:
         self.drop(DropQueued(key_prefix=_FILLER, in_flight=InFlight.ABORT))
 
     def queued_model_bytes(self) -> int:
-        """Model bytes in the queue that no stream has been given yet."""
+        """Model bytes in the queue that no stream has been given yet, model sync apart."""
         return sum(
-            item.model_bytes - _model_bytes(item, 0, item.written) for item in self._outbox.queued()
+            item.model_bytes - model_bytes(item, 0, item.written)
+            for item in self._outbox.queued()
+            if item.priority is not Priority.BACKGROUND
         )
 
     def drop(self, effect: DropQueued) -> None:
         """Cancel what is queued, as `effect` says."""
         dropped = self._outbox.drop(key_prefix=effect.key_prefix, in_flight=effect.in_flight)
         for item in (*dropped.queued, *dropped.aborted):
-            self.traffic.cancelled += item.model_bytes - _model_bytes(item, 0, item.written)
+            self.traffic.cancelled += item.model_bytes - model_bytes(item, 0, item.written)
         for item in dropped.aborted:
             stream = self._streams.get(item.target)
             if stream is not None:
@@ -197,7 +249,8 @@ class Mesh:
 
     def _push(self, item: Outgoing, *, supersedes: bool) -> None:
         for old in self._outbox.push(item, supersedes=supersedes):
-            self.traffic.cancelled += old.model_bytes
+            if old.priority is not Priority.BACKGROUND:
+                self.traffic.cancelled += old.model_bytes
         if item.target not in self._streams:
             self._expire_later(item.target)
         self._pump()
@@ -206,8 +259,11 @@ class Mesh:
         """Hand to the streams what the queue allows."""
         while (cut := self._outbox.next_chunk(self._streams)) is not None:
             item, body = cut.item, cut.item.body
-            values = _model_bytes(item, cut.offset, cut.length)
-            self.traffic.model_sent += values
+            values = model_bytes(item, cut.offset, cut.length)
+            if item.priority is Priority.BACKGROUND:
+                self.traffic.sync_sent += values
+            else:
+                self.traffic.model_sent += values
             self.traffic.control_sent += cut.length - values
             step, stop = self._frames[item.target], cut.offset + cut.length
             for offset in range(cut.offset, stop, step):
@@ -241,7 +297,8 @@ class Mesh:
             raise PeerFault("an acknowledgement of what was never sent") from error
         now = time.monotonic_ns()
         for item in done:
-            self.traffic.model_delivered += item.model_bytes
+            if item.priority is not Priority.BACKGROUND:
+                self.traffic.model_delivered += item.model_bytes
             filled = item.body.filled
             if filled is None:
                 sent = Sent(target=item.target, key=item.key, model_bytes=item.model_bytes)
@@ -270,34 +327,50 @@ class Mesh:
 
     # --- streams that come and go
 
-    async def _dial(self, link: PeerLink) -> None:
-        wait = RETRY_S[0]
+    async def _dial(self, name: NodeId) -> None:
+        this = self._dials[name]
         while not self._closed:
-            if not self._reachable(link.name):
+            if not self.has_path(name):
                 self._paths_changed.clear()
                 await self._paths_changed.wait()
                 await asyncio.sleep(_SETTLE_S)
-                wait = RETRY_S[0]
+                this.wait = RETRY_S[0]
                 continue
+            this.now.clear()
             try:
-                async with dial(link.host, link.port, EXCHANGE, deadline_s=GREETING_S) as pipe:
+                await self._dial_once(self._links[name], this)
+            except PeerFault as fault:
+                this.failed = fault.message
+                self.refused(name, fault.message)
+            except ConnectionError as error:
+                this.failed = str(error)  # not there yet, or not any more
+            except TimeoutError:
+                continue  # of `renew`
+            pause, this.wait = this.wait, min(RETRY_S[1], this.wait * 1.6)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(this.now.wait(), pause)
+
+    async def _dial_once(self, link: PeerLink, this: _Dial) -> None:
+        """Dial a peer and run the stream. Raises PeerFault, ConnectionError, TimeoutError."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(None) as this.attempt:
+                    pipe = await stack.enter_async_context(
+                        dial(link.host, link.port, EXCHANGE, deadline_s=GREETING_S)
+                    )
                     await pipe.write(self._greeting())
                     peer = await self._greeted(pipe)
-                    if peer.member != link.name:
-                        raise PeerFault("another member answers where this one should")
-                    wait = RETRY_S[0]
-                    await self._serve(peer, pipe)
-            except PeerFault as fault:
-                self.refused(link.name, fault.message)
-            except ConnectionError:
-                pass  # not there yet, or not any more
-            await asyncio.sleep(wait)
-            wait = min(RETRY_S[1], wait * 1.6)
+            finally:
+                this.attempt = None
+            if peer.member != link.name:
+                raise PeerFault("another member answers where this one should")
+            this.wait, this.failed = RETRY_S[0], None
+            await self._serve(peer, pipe)
 
     async def _accept(self, pipe: Pipe) -> None:
         try:
             peer = await self._greeted(pipe)
-            if not self._reachable(peer.member) or not peer.member < self._me.member:
+            if not self.has_path(peer.member) or not peer.member < self._me.member:
                 raise PeerFault("a stream from one who should not dial here")
         except PeerFault as fault:
             self.refused("?", fault.message)
@@ -383,10 +456,6 @@ class Mesh:
         if timer is not None:
             timer.cancel()
 
-    def _reachable(self, name: NodeId) -> bool:
-        link = self._links.get(name)
-        return link is not None and link.out is not None and link.into is not None
-
     async def close(self) -> None:
         """End all streams and stop listening. The tasks are their owner's to cancel."""
         self._closed = True
@@ -397,30 +466,16 @@ class Mesh:
         await self._server.close()
 
 
-class _Body:
-    """What the send queue carries for us."""
+class _Dial:
+    """How it stands with the dialling of one peer."""
 
-    __slots__ = ("delivery", "encoded", "filled")
+    __slots__ = ("attempt", "failed", "now", "wait")
 
-    def __init__(
-        self,
-        encoded: Encoded,
-        delivery: Delivery,
-        filled: asyncio.Future[Nanos] | None = None,
-    ) -> None:
-        self.encoded = encoded
-        self.delivery = delivery
-        self.filled = filled
-
-
-def _frame_bytes(path: PathSpec | None) -> int:
-    """Payload of a frame: what a path takes `_FRAME_NS` for, so that acknowledgements flow."""
-    if path is None or path.rate_bps is None:
-        return MAX_PAYLOAD
-    return min(MAX_PAYLOAD, max(_FRAME_MIN, path.rate_bps * _FRAME_NS // (8 * SECOND)))
-
-
-def _model_bytes(item: Outgoing, offset: int, length: int) -> int:
-    """How many of these bytes of a message are model values, which are its last ones."""
-    head: Any = item.size - item.model_bytes
-    return int(max(0, offset + length - max(offset, head)))
+    def __init__(self) -> None:
+        self.attempt: asyncio.Timeout | None = None
+        """While a dial is under way: ends it."""
+        self.failed: str | None = None
+        """Why the last one failed."""
+        self.now = asyncio.Event()
+        """Do not wait any longer."""
+        self.wait = RETRY_S[0]

@@ -1,7 +1,8 @@
 """One node's process: the member machine between the coordinator and the run on this node.
 
 signaling client --Received, PeerChanged--> Member --ProbeLinks--> prober
-local run  --Prepared, Progress, RunEnded-->       --PrepareRun, BeginRun, EndRun--> local run
+local run --Prepared, Offered, RunEnded...-->     --BeginRun, OpenShare, EndRun...--> local run
+edge checks --EdgeSettled------------------>      --ConnectEdges, KeepConnected--> mesh
 """
 
 from __future__ import annotations
@@ -14,26 +15,35 @@ from pathlib import Path
 from typing import Final
 
 from node import __version__
-from node.config import Emulator, LinkPolicy, NodeConfig
+from node.config import Emulator, LinkPolicy, NodeConfig, RoundsConfig
 from node.core.effects import (
+    AdoptModel,
     BeginRun,
+    ConnectEdges,
+    DropFromShare,
     Effect,
     EndRun,
     Finish,
+    KeepConnected,
+    OpenShare,
     PrepareRun,
     ProbeLinks,
     Record,
     ReplanLinks,
     Send,
     SitOut,
+    SkipShare,
+    TakeSnapshot,
 )
 from node.core.events import Failed, LinksProbed, Started, StopRequested
+from node.core.ids import COORDINATOR
 from node.core.member import Member
 from node.core.messages import PeerMessage
 from node.core.signals import Hello
 from node.errors import EnvironmentFault
 from node.runtime.clock import MonotonicClock, RunClock
 from node.runtime.drive import Driver
+from node.runtime.edges import EdgeChecks
 from node.runtime.link_plan import LinkPlan
 from node.runtime.load_run import LoadRun
 from node.runtime.local_run import LocalRun, StartTrainer
@@ -102,7 +112,7 @@ class NodeRunner:
         self._hello, device = _hello(run_dir, self._shaper)
         self._me = Identity(session=config.session, member=config.name, incarnation=time.time_ns())
         self._member = Driver(
-            Member(hello=self._hello, deadlines=config.deadlines),
+            Member(hello=self._hello, deadlines=config.deadlines, rounds=config.rounds),
             clock=MonotonicClock(),
             perform=self._perform,
             on_defect=self._member_defect,
@@ -139,6 +149,12 @@ class NodeRunner:
             refusals=self._refusals,
             tasks=self._process.tasks,
         )
+        self._edges = EdgeChecks(
+            mesh=self.mesh,
+            timeout_ns=(config.rounds or RoundsConfig()).connection_timeout_ns,
+            tasks=self._process.tasks,
+            tell=self._member.feed,
+        )
         self._prober = make_prober(config, self.mesh, application=application)
         self._probing: asyncio.Task[None] | None = None
 
@@ -168,6 +184,7 @@ class NodeRunner:
         """Say goodbye, and leave nothing running."""
         await self._signaling.close(deadline_s=_GOODBYE_S)
         self._member.close()
+        self._edges.close()
         self._links.close()
         if self._probing is not None:
             self._probing.cancel()
@@ -181,15 +198,24 @@ class NodeRunner:
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case Send(message=message) if not isinstance(message, PeerMessage):
-                self._signaling.send(message)
+            case Send(message=message):
+                if isinstance(message, PeerMessage):
+                    self._run.send(effect)
+                else:
+                    self._signaling.send(message)
+            case Record(kind="refused", fields=fields):
+                sender = str(fields.get("sender", COORDINATOR))
+                self._refusals.count(sender, str(fields["reason"]))
             case Record(kind=kind, fields=fields):
                 self._process.record(kind, fields)
+            case ConnectEdges():
+                self._edges.check(effect)
+            case KeepConnected(peer=peer):
+                self.mesh.connect((peer,))
+            case OpenShare() | SkipShare() | DropFromShare() | AdoptModel() | TakeSnapshot():
+                self._run.order(effect)
             case ProbeLinks():
-                if self._probing is not None:
-                    self._probing.cancel()  # of a slot that was given up
-                self._probing = asyncio.create_task(self._probe(effect))
-                self._probing.add_done_callback(self._probed)
+                self._start_probing(effect)
             case PrepareRun():
                 self._process.tasks.spawn(self._prepare())
             case BeginRun(at_wall_ns=at):
@@ -207,14 +233,20 @@ class NodeRunner:
             case _:
                 raise TypeError(f"the member machine wants {effect}")
 
+    def _start_probing(self, order: ProbeLinks) -> None:
+        if self._probing is not None:
+            self._probing.cancel()  # of a slot that was given up
+        self._probing = asyncio.create_task(self._probe(order))
+        self._probing.add_done_callback(self._probed)
+
     async def _join(self) -> None:
-        if self._former_start is None:
-            await self._run.load(self.mesh)
-        else:
-            # Started again in the middle of a run: no part in it, so no trainer; but the links
-            # have to be as they are by now, and at once.
+        if self._former_start is not None:
+            # Started again in the middle of a run: the links have to be as they are by now, and
+            # at once; the coordinator says when this life takes part.
             self._run.sit_out(self._former_start)
             self._links.begin(self._former_start)
+        if self._former_start is None or self._config.load is None:
+            await self._run.load(self.mesh)  # who sends load has no part in it a second time
         self._member.feed(Started())
         self._signaling.open()
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from node.core.ids import NodeId
 from node.core.messages import Delivery, PeerMessage
+from node.core.model_sync import KINDS
 from node.errors import PeerFault
 from node.runtime.duplex import Duplex
 from node.runtime.pipes import Pipe
@@ -21,12 +22,14 @@ from node.wire.frames import Abort, Ack, Chunk, Frame, Greeting, Identity, Ping,
 
 @dataclass(slots=True, kw_only=True)
 class Traffic:
-    """Bytes of one node since the last reset. Model bytes are parameter values alone.
+    """Bytes of one node since the last reset. Model bytes are parameter values alone, and only
+    those of learning: what a newcomer gets is counted apart.
 
     Args:
         model_sent: handed to a stream.
         model_delivered: acknowledged whole message by whole message.
         model_received: in whole messages.
+        sync_sent, sync_received: parameter values of model sync.
         control_sent, control_received: all else in our frames: headers, acknowledgements, pings.
         cancelled: model bytes that a cancel took back before they were sent.
         refused: frames and messages that were malformed or out of place.
@@ -35,6 +38,8 @@ class Traffic:
     model_sent: int = 0
     model_delivered: int = 0
     model_received: int = 0
+    sync_sent: int = 0
+    sync_received: int = 0
     control_sent: int = 0
     control_received: int = 0
     cancelled: int = 0
@@ -202,6 +207,9 @@ class PeerStream:
         except PeerFault as fault:
             self._home.refused(self.name, fault.message)
             return
-        self._traffic.model_received += message.model_bytes
+        if message.kind in KINDS:
+            self._traffic.sync_received += message.model_bytes
+        else:
+            self._traffic.model_received += message.model_bytes
         self._traffic.control_received += len(whole) - message.model_bytes
         self._home.received(self, message)

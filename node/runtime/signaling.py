@@ -3,6 +3,10 @@
 While there is no stream, signals wait for the next one, but for Hello and Heartbeat: a member says
 Hello anew on every stream, and an old heartbeat says nothing. What was on its way when a stream
 broke is lost; the machines' deadlines take care of that.
+
+Whoever can reach the coordinator's port can write to it. What is no signal of the stream's member
+is counted and refused; who sends nothing else, or does not read, loses the stream; and nothing that
+is sent makes this process grow.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ from node.wire.frames import Identity
 RETRY_S: Final = (0.2, 2.0)
 DIAL_S: Final = 5.0
 _WAITING_MAX: Final = 64
+GARBAGE_MAX: Final = 200
+"""Signals that may be refused in a row before the stream is ended."""
+QUEUE_MAX: Final = 16 * 2**20
+"""Bytes for a member that reads slowly: some changes of links, each of up to 1 MiB."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +49,8 @@ class _Line:
             self.duplex.put(data)
         elif keep:
             self.waiting.append(data)
+            while sum(map(len, self.waiting)) > QUEUE_MAX:
+                self.waiting.popleft()
 
     def flush(self) -> None:
         while self.duplex is not None and self.waiting:
@@ -107,7 +117,7 @@ class SignalingClient:
             wait = min(RETRY_S[1], wait * 1.6)
 
     async def _serve(self, pipe: Pipe) -> None:
-        duplex = self._line.duplex = Duplex(pipe, on_data=self._on_data)
+        duplex = self._line.duplex = Duplex(pipe, on_data=self._on_data, queue_max=QUEUE_MAX)
         self._idle.clear()
         # The member says Hello to this; only then comes what had to wait.
         self._on_event(PeerChanged(peer=COORDINATOR, change=PeerChange.CONNECTED))
@@ -210,24 +220,52 @@ class SignalingServer:
             line.waiting.clear()  # what was meant for a former life
             change = PeerChange.RESTARTED
         self._lives[name] = who
-        duplex = line.duplex = Duplex(pipe, on_data=lambda data: self._on_data(who, data))
+        reader = _Reader(who, on_event=self._on_event, refusals=self._refusals)
+        duplex = line.duplex = Duplex(pipe, on_data=reader.on_data, queue_max=QUEUE_MAX)
+        reader.on_garbage = duplex.end
         self._on_event(PeerChanged(peer=name, change=change))
         self._on_event(Received(sender=name, message=first))
         line.flush()
         try:
-            await duplex.run()
+            reason = await duplex.run()
         finally:
             if line.duplex is duplex:
                 line.duplex = None
                 if not self._closing:
                     self._on_event(PeerChanged(peer=name, change=PeerChange.LOST))
+        if reader.refused > GARBAGE_MAX:
+            raise PeerFault(reason)
 
-    def _on_data(self, who: Identity, data: bytes) -> None:
+
+class _Reader:
+    """Takes what a member's stream brings.
+
+    Attributes:
+        refused: signals in a row that were refused.
+        on_garbage: ends the stream, with this reason.
+    """
+
+    def __init__(
+        self, who: Identity, *, on_event: Callable[[Event], None], refusals: Refusals
+    ) -> None:
+        self.refused = 0
+        self.on_garbage: Callable[[str], None] = lambda _: None
+        self._who = who
+        self._on_event = on_event
+        self._refusals = refusals
+
+    def on_data(self, data: bytes) -> None:
+        if self.refused > GARBAGE_MAX:
+            return  # read before the stream ended
         try:
             said, signal = decode_signal(data)
-            if said != who:
+            if said != self._who:
                 raise PeerFault("a signal from another session, member or life than its stream")
         except PeerFault as fault:
-            self._refusals.count(who.member, fault.message)
+            self._refusals.count(self._who.member, fault.message)
+            self.refused += 1
+            if self.refused > GARBAGE_MAX:
+                self.on_garbage(f"more than {GARBAGE_MAX} signals in a row that are none")
             return
-        self._on_event(Received(sender=who.member, message=signal))
+        self.refused = 0
+        self._on_event(Received(sender=self._who.member, message=signal))

@@ -45,6 +45,13 @@ MAX_TEXT: Final = 1024
 MAX_HEADER: Final = 128 * 1024
 """Bytes of a message's header besides listed indices."""
 MAX_SIGNAL: Final = 2 * 2**20
+MAX_ROUND: Final = 2**40
+"""Of rounds and of counts of rounds: no run gets there, and sums of them stay integers."""
+MAX_ATTEMPT: Final = 2**20
+MAX_REASON: Final = 4096
+"""Characters of a text in a signal, but for those that are JSON."""
+MAX_MANY: Final = 2**14
+"""Entries of a list in a signal."""
 _LENGTH: Final = 4
 _VALUE: Final = np.dtype("<f4")
 _INDEX: Final = np.dtype("<u4")
@@ -81,6 +88,7 @@ class Encoded:
 def encode_message(message: PeerMessage, *, sender: Identity) -> Encoded:
     """Raises ValueError where `message` is beyond the limits: a defect of the algorithm."""
     _check(len(message.kind) <= MAX_KIND and message.kind != "", f"message kind {message.kind!r}")
+    _check_stamp(message.round, message.attempt)
     _check(len(message.fields) <= MAX_FIELDS, f"{len(message.fields)} fields in a message")
     envelope = peer_pb2.Envelope(
         session=sender.session,
@@ -124,6 +132,7 @@ def decode_message(data: bytes | bytearray, *, sender: Identity) -> PeerMessage:
         raise PeerFault("a message kind or fields beyond the limits")
     if envelope.delivery not in _DELIVERY.values():
         raise PeerFault("an unknown delivery")
+    _refuse_stamp(envelope.round, envelope.attempt)
     return PeerMessage(
         kind=envelope.kind,
         round=envelope.round,
@@ -305,7 +314,11 @@ def _get_greeting(greeting: peer_pb2.Greeting) -> Greeting:
 
 
 def encode_signal(signal: Signal, *, member: Identity) -> bytes:
-    """`member`: the one that says it, or that the coordinator says it to."""
+    """`member`: the one that says it, or that the coordinator says it to.
+
+    Raises ValueError where the signal is beyond the limits; a reason that is too long is cut.
+    """
+    _check_stamp(signal.round, signal.attempt)
     frame = signaling_pb2.SignalFrame(
         session=member.session,
         member=member.member,
@@ -332,6 +345,7 @@ def decode_signal(data: bytes) -> tuple[Identity, Signal]:
         raise PeerFault("a signal of an unknown kind")
     if not (0 < len(frame.member) <= MAX_NAME and len(frame.session) <= MAX_NAME):
         raise PeerFault("a signal with names beyond the limits")
+    _refuse_stamp(frame.round, frame.attempt)
     member = Identity(
         session=frame.session, member=NodeId(frame.member), incarnation=frame.incarnation
     )
@@ -348,12 +362,18 @@ _SIGNALS: Final[dict[str, Any]] = {_snake(kind): kind for kind in typing.get_arg
 _ENVELOPE: Final = {field.name for field in dataclasses.fields(signals.Stamped)}
 _HINTS: Final[dict[Any, dict[str, Any]]] = {
     kind: {
-        name: hint
-        for name, hint in typing.get_type_hints(kind).items()
-        if name not in _ENVELOPE
+        name: hint for name, hint in typing.get_type_hints(kind).items() if name not in _ENVELOPE
     }
     for kind in (*_SIGNALS.values(), signals.LinkReading)
 }
+
+
+_JSON: Final = frozenset({"applied", "plan"})
+"""Texts that only the whole signal's size limits."""
+_CUT: Final = frozenset({"reason", "error"})
+"""Texts that come from wherever something failed, and may be of any length."""
+_COUNTS: Final = {"held": -1, "ended": 0}
+"""Counts of rounds, and the least that each may be."""
 
 
 def _put_fields(body: Message, value: Any) -> None:
@@ -361,9 +381,14 @@ def _put_fields(body: Message, value: Any) -> None:
         content = getattr(value, name)
         if content is None:
             continue
+        if isinstance(content, str) and name not in _JSON:
+            if name in _CUT and len(content) > MAX_REASON:
+                content = content[: MAX_REASON - 1] + "\N{HORIZONTAL ELLIPSIS}"
+            _check(len(content) <= MAX_REASON, f"a text of {len(content)} characters in {name!r}")
         if not isinstance(content, tuple):
             setattr(body, name, content)
             continue
+        _check(len(content) <= MAX_MANY, f"{len(content)} entries in {name!r}")
         repeated = getattr(body, name)
         for entry in content:
             if dataclasses.is_dataclass(entry):
@@ -377,15 +402,39 @@ def _get_fields(kind: Any, body: Message) -> dict[str, Any]:
     for name, hint in _HINTS[kind].items():
         content = getattr(body, name)
         if typing.get_origin(hint) is tuple:
-            inner = typing.get_args(hint)[0]
-            is_record = dataclasses.is_dataclass(inner)
-            content = tuple(inner(**_get_fields(inner, c)) if is_record else c for c in content)
+            content = _get_many(typing.get_args(hint)[0], content)
         elif isinstance(hint, types.UnionType) and not body.HasField(name):
             content = None
         elif isinstance(content, float) and not math.isfinite(content):
             raise PeerFault("a number in a signal that is not finite")
+        elif isinstance(content, str) and len(content) > MAX_REASON and name not in _JSON:
+            raise PeerFault("a text in a signal that is too long")
+        elif name in _COUNTS and not _COUNTS[name] <= content <= MAX_ROUND:
+            raise PeerFault("a count of rounds beyond the limits")
         values[name] = content
     return values
+
+
+def _get_many(kind: Any, repeated: Any) -> tuple[Any, ...]:
+    """A list in a signal: of records, or of names."""
+    if len(repeated) > MAX_MANY:
+        raise PeerFault("a list in a signal that is too long")
+    if dataclasses.is_dataclass(kind):
+        return tuple(typing.cast(Any, kind)(**_get_fields(kind, entry)) for entry in repeated)
+    if any(len(name) > MAX_NAME for name in repeated):
+        raise PeerFault("a signal with names beyond the limits")
+    return tuple(repeated)
+
+
+def _check_stamp(number: int, attempt: int) -> None:
+    _check(0 <= number <= MAX_ROUND, f"round {number}")
+    _check(0 <= attempt <= MAX_ATTEMPT, f"attempt {attempt}")
+
+
+def _refuse_stamp(number: int, attempt: int) -> None:
+    """Neither can be negative on the wire."""
+    if number > MAX_ROUND or attempt > MAX_ATTEMPT:
+        raise PeerFault("a round or attempt beyond the limits")
 
 
 def _parse(into: Message, data: bytes | memoryview, what: str) -> None:

@@ -26,6 +26,8 @@ from node.core.effects import Send
 from node.core.events import Event, PeerChange, PeerChanged, Received, SendFailed, Sent
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
+from node.core.model_sync import ANSWER
+from node.core.outbox import Priority
 from node.core.parts import Part, Span
 from node.metrics import MemoryLog
 from node.runtime.mesh import Mesh
@@ -82,6 +84,13 @@ class Station:
         part = Part(where=Span(0, size), values=np.full(size, number, dtype=np.float32))
         message = PeerMessage(kind="model", round=number, part=part)
         self.mesh.send(Send(target=target, message=message, key=key))
+
+    def send_background(self, target: NodeId, *, size: int, number: int = 0) -> None:
+        """A piece of a newcomer's model."""
+        part = Part(where=Span(0, size), values=np.full(size, number, dtype=np.float32))
+        message = PeerMessage(kind=ANSWER, round=number, part=part)
+        send = Send(target=target, message=message, key="s")
+        self.mesh.send(send, priority=Priority.BACKGROUND)
 
     def send_control(self, target: NodeId, *, number: int = 0, **fields: Any) -> None:
         message = PeerMessage(kind="control", round=number, fields=fields)

@@ -26,7 +26,6 @@ from node.config import (
 from node.core.ids import NodeId
 from node.runtime.control_folder import file_name
 from node.runtime.link_agent import VARIABLE
-from node.training.protocol import Trainer
 from node.units import MILLISECOND, SECOND
 from tests.contract.world import Setting, World, run, setting, until
 
@@ -265,6 +264,33 @@ def test_orders_in_the_control_folder_are_followed_and_nonsense_is_refused(tmp_p
     assert [e["at"] for e in of(some, N0, "link")] == [1.0, 1.8]
 
 
+def test_orders_wait_for_the_run_and_outlive_a_coordinator(tmp_path: Path) -> None:
+    """An order that is there before the start is followed, once, whoever coordinates."""
+    some = setting(tmp_path, path=spec(5), stop=LONG, step_ns=SLOW)
+    hand = {N0: (change(0.3, to(N1, spec(30))),), N1: (change(0.3, to(N0, spec(30))),)}
+    order_links(some, 1, 0.3, hand)
+
+    async def scenario() -> None:
+        world = await begin(some, tmp_path)
+        await until(lambda: all(len(of(some, n, "link")) == 1 for n in hand), what="by hand")
+        old = world.statuses.pop("coordinator")
+        old.cancel()
+        await asyncio.gather(old, return_exceptions=True)
+        world.start_coordinator()
+        again = {N0: (change(0.6, to(N1, spec(2))),), N1: (change(0.6, to(N0, spec(2))),)}
+        order_links(some, 2, 0.6, again)
+        await until(lambda: all(len(of(some, n, "link")) == 2 for n in hand), what="again")
+        await stop(world)
+
+    run(scenario())
+    said = some.of_coordinator("control")
+    assert [(record["number"], record["state"]) for record in said] == [
+        (1, "ordered"),
+        (2, "ordered"),
+    ]
+    assert [e["at"] for e in of(some, N0, "link")] == [0.3, 0.6]
+
+
 def test_an_order_that_comes_late_ends_in_the_right_state(tmp_path: Path) -> None:
     some = setting(tmp_path, path=spec(5), stop=LONG)
 
@@ -328,15 +354,13 @@ def test_the_agent_is_told_of_the_start_and_of_orders(
     assert of(some, N0, "link") == []
 
 
-async def no_trainer(config: NodeConfig, deadline_s: float) -> Trainer:
-    raise AssertionError("it has no part in the training")
-
-
-def test_a_node_that_is_started_again_is_idle_with_its_links_as_they_are(tmp_path: Path) -> None:
+def test_a_node_that_is_started_again_takes_part_with_its_links_as_they_are(
+    tmp_path: Path,
+) -> None:
     planned = {me: (change(0.5, to(N1, spec(30))),) for me in (N0, N2)}
     planned[N1] = (change(0.5, to(N0, spec(30)), to(N2, spec(30))),)
-    rounds = StopConfig(time_ns=60 * SECOND, rounds=400)
-    some = changing(setting(tmp_path, path=spec(5), stop=rounds, step_ns=MILLISECOND), planned)
+    rounds = StopConfig(time_ns=60 * SECOND, rounds=200)
+    some = changing(setting(tmp_path, path=spec(5), stop=rounds, step_ns=5 * MILLISECOND), planned)
 
     async def scenario() -> dict[str, int]:
         world = await begin(some, tmp_path)
@@ -346,21 +370,24 @@ def test_a_node_that_is_started_again_is_idle_with_its_links_as_they_are(tmp_pat
         old = world.statuses.pop(N1)
         old.cancel()
         await asyncio.gather(old, return_exceptions=True)
-        world.start_node(N1, start_trainer=no_trainer)
+        world.start_node(N1)
         await until(lambda: len(of(some, N1, "link")) == 2, what="the change, again")
-        await until(lambda: world.nodes[N1].mesh.stream(N0) is not None, what="a stream")
+        await until(lambda: len(of(some, N1, "start")) == 2, what="it takes part")
         assert await ping_ms(world, N1, N0) >= 60
         return await world.ended()
 
     statuses = run(scenario(), limit_s=90)
     assert set(statuses.values()) == {0}
-    assert "run goes on without it" in of(some, N1, "idle")[0]["reason"]
-    assert len(of(some, N1, "start")) == 1
+    first, second = (record["at_wall"] for record in of(some, N1, "start"))
+    assert first == pytest.approx(second, abs=1e-6), "the run clock is the same as before"
+    states = [e["state"] for e in some.of_coordinator("sync")]
+    assert states == ["assigned", "done"]
+    assert of(some, N1, "bytes")[-1]["sync_received"] == 4 * 2000
     assert of(some, N0, "finish")[0]["reason"] == "rounds"
     (finish,) = some.of_coordinator("finish")
     assert finish["error"] is None
     (merged,) = some.of_coordinator("merged")
-    assert merged["models"] == 2
+    assert merged["models"] == 3
 
 
 def test_configurations_with_changes_are_the_same_after_json(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from node.config import Pacing, PathSpec
 from node.core.effects import DropQueued, InFlight, ProbeLinks
 from node.core.events import PeerChange
 from node.core.ids import NodeId
-from node.core.outbox import SLACK, window_bytes
+from node.core.outbox import BACKGROUND_SHARE, SLACK, window_bytes
 from node.core.rng import stream
 from node.runtime.pipes import EXCHANGE, Pipe, dial
 from node.runtime.probing import make_prober
@@ -166,6 +166,33 @@ def test_a_window_is_all_that_is_on_its_way() -> None:
             while len(a.sent()) < 40:
                 await asyncio.sleep(0.001)
                 assert outbox.unacked(B) + outbox.unacked(C) <= window_bytes(SLOW, SLOW)
+
+    run(scenario())
+
+
+def test_a_newcomers_model_takes_little_of_a_busy_link_and_all_of_an_idle_one() -> None:
+    """Other messages have the rest, and no cancel of theirs takes it back."""
+
+    async def scenario() -> None:
+        async with stations(configs(3, path=SLOW)) as (a, b, c):
+            for number in range(40):
+                a.send_model(B, size=10_000, number=number, key="m")  # 1.3 s on this path
+                a.send_background(C, size=8_000, number=number)
+            traffic = a.mesh.traffic
+            await until(lambda: len(b.received()) == 40)
+            busy = traffic.sync_sent / (traffic.sync_sent + traffic.model_sent)
+            assert 0.9 * BACKGROUND_SHARE < busy < BACKGROUND_SHARE + 0.04, (
+                "and a window at the end"
+            )
+            assert traffic.model_sent == 40 * 4 * 10_000
+            a.mesh.drop(DropQueued(key_prefix="", in_flight=InFlight.ABORT))
+            begin, sent = time.monotonic(), traffic.sync_sent
+            await until(lambda: len(c.received()) == 40)
+            rate = 8 * (traffic.sync_sent - sent) / (time.monotonic() - begin)
+            assert rate > 0.6 * 10**7, "the whole link"
+            assert c.mesh.traffic.sync_received == 40 * 4 * 8_000 == traffic.sync_sent
+            assert c.mesh.traffic.model_received == 0
+            assert (traffic.cancelled, traffic.model_delivered) == (0, 40 * 4 * 10_000)
 
     run(scenario())
 

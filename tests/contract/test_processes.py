@@ -31,6 +31,7 @@ QUICK = Deadlines(
     heartbeat_ns=100 * MILLISECOND,
     lease_ns=2 * SECOND,
     peer_ns=SECOND,
+    coordinator_ns=3 * SECOND,
 )
 
 
@@ -120,7 +121,7 @@ def test_a_killed_node_is_lost_and_the_others_end_well(tmp_path: Path) -> None:
 
 
 def test_a_node_that_returns_is_connected_by_its_neighbours(tmp_path: Path) -> None:
-    """Its peers take the new life's stream; joining the run again is signaling's, to come."""
+    """Its peers take the new life's stream; how it joins the run again is in test_rounds."""
     some = setting(tmp_path, stop=LONG, deadlines=QUICK, step_ns=3 * MILLISECOND)
     with fleet(some, tmp_path) as run:
         run.start_all()
@@ -169,7 +170,7 @@ def test_whoever_is_asked_to_stop_does_within_five_seconds(tmp_path: Path, membe
             assert (tmp_path / "nodes" / "n-1.f32").exists()
 
 
-def test_a_killed_coordinator_ends_the_run(tmp_path: Path) -> None:
+def test_a_coordinator_that_is_killed_for_good_ends_the_run_in_time(tmp_path: Path) -> None:
     some = setting(tmp_path, stop=LONG, deadlines=QUICK)
     with fleet(some, tmp_path) as run:
         run.start_all()
@@ -179,7 +180,27 @@ def test_a_killed_coordinator_ends_the_run(tmp_path: Path) -> None:
     assert statuses == {COORDINATOR: -signal.SIGKILL, N0: 1, N1: 1, N2: 1}
     for name in some.nodes:
         error = some.of(name, "finish")[0]["error"]
-        assert error == "the coordinator was out of reach for 2s"
+        assert error == "the coordinator was out of reach for 3s"
+
+
+def test_a_killed_coordinator_is_started_again_and_the_run_goes_on(tmp_path: Path) -> None:
+    stop = StopConfig(time_ns=60 * SECOND, rounds=400)
+    some = setting(tmp_path, stop=stop, deadlines=QUICK, step_ns=3 * MILLISECOND)
+    with fleet(some, tmp_path) as run:
+        run.start_all()
+        run.wait_for_rounds(10)
+        run.processes[COORDINATOR].kill()
+        run.processes[COORDINATOR].communicate()
+        run.wait_for_rounds(len(some.of(N0, "round")) + 20)  # without a coordinator
+        run.start(COORDINATOR)
+        assert run.statuses(limit_s=50) == {COORDINATOR: 0, N0: 0, N1: 0, N2: 0}
+    phases = [event["phase"] for event in some.of_coordinator("phase")]
+    assert phases[-3:] == ["recovering", "running", "stopping"]
+    assert len(some.of_coordinator("process")) == 2
+    assert len(some.of_coordinator("start")) == 1
+    for name in some.nodes:
+        assert [e["round"] for e in some.of(name, "round")] == list(range(400))
+        assert some.of(name, "finish")[0]["error"] is None
 
 
 def test_a_full_disk_ends_a_node_and_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from node.config import Deadlines, LinkPolicy, NodeConfig, PathSpec, StopConfig
+from node.config import Deadlines, LinkPolicy, NodeConfig, PathSpec, RoundsConfig, StopConfig
 from node.core.ids import NodeId
 from node.errors import EnvironmentFault
 from node.runtime.pipes import CONNECT, dial
@@ -158,8 +158,9 @@ def test_a_member_of_another_session_is_turned_away(tmp_path: Path) -> None:
     assert "this is session contract, not of yesterday" in error
 
 
-def test_an_unreachable_neighbour_is_named(tmp_path: Path) -> None:
-    some = setting(tmp_path, deadlines=Deadlines(ready_ns=2 * SECOND))
+def test_an_unreachable_neighbour_costs_an_edge_and_no_more(tmp_path: Path) -> None:
+    rounds = RoundsConfig(connection_timeout_ns=SECOND // 2, max_connection_retry=1)
+    some = setting(tmp_path, rounds=rounds)
 
     async def scenario() -> dict[str, int]:
         world = World(some, run_dir=tmp_path)
@@ -176,9 +177,14 @@ def test_an_unreachable_neighbour_is_named(tmp_path: Path) -> None:
         )
         return await world.ended()
 
-    assert run(scenario())["coordinator"] == 1
-    (finish,) = some.of_coordinator("finish")
-    assert "not connected to" in finish["error"]
+    assert set(run(scenario()).values()) == {0}
+    (edge,) = some.of_coordinator("edge")
+    assert (edge["peers"], edge["state"], edge["round"]) == ([N0, N2], "dropped", 0)
+    assert {name: some.of(name, "finish")[0]["round"] for name in some.nodes} == {
+        N0: 5,
+        N1: 5,
+        N2: 5,
+    }
 
 
 def test_a_trainer_that_dies_fails_its_node_and_the_others_go_on(tmp_path: Path) -> None:

@@ -28,12 +28,13 @@ from node.config import (
     Pacing,
     PathSpec,
     PeerLink,
+    RoundsConfig,
     StopConfig,
     TrainingConfig,
 )
 from node.core.ids import NodeId
 from node.metrics import read_events
-from node.runtime.coordinator_runner import run_coordinator
+from node.runtime.coordinator_runner import CoordinatorRunner
 from node.runtime.local_run import StartTrainer
 from node.runtime.node_runner import NodeRunner
 from node.training.protocol import Trainer
@@ -113,8 +114,12 @@ def setting(
     pacing: Pacing = Pacing.SEQUENTIAL,
     deadlines: Deadlines | None = None,
     step_ns: int = 2 * MILLISECOND,
+    algorithm: str = "divshare",
+    rounds: RoundsConfig | None = None,
+    standby: tuple[NodeId, ...] = (),
 ) -> Setting:
     """A full overlay of nodes n-0, n-1, ...; `path` (emulated in the application) between all."""
+    rounds = rounds or RoundsConfig()
     names = [NodeId(f"n-{i}") for i in range(count)]
     coordinator_port, *ports_of = free_ports(count + 1)
     ports = dict(zip(names, ports_of, strict=True))
@@ -147,12 +152,13 @@ def setting(
                 policy=policy,
                 peers=peers,
             ),
-            algorithm=AlgorithmConfig(name="divshare", options=options or {}, pacing=pacing),
+            algorithm=AlgorithmConfig(name=algorithm, options=options or {}, pacing=pacing),
             training=training,
             compute=ComputeConfig(step_ns=step_ns),
             stop=stop,
             deadlines=deadlines,
             results=str(results),
+            rounds=rounds,
         )
     pairs = tuple(
         ExpectedPair(source=a, target=b, out=spec, back=spec)
@@ -171,6 +177,9 @@ def setting(
         stop=stop,
         deadlines=deadlines,
         results=str(results),
+        rounds=rounds,
+        overlay=tuple(itertools.combinations(names, 2)),
+        standby=standby,
     )
     return Setting(nodes=nodes, coordinator=coordinator)
 
@@ -189,6 +198,14 @@ def toy_evaluator(some: Setting, size: int = 2000) -> Callable[[Any, float], Awa
     return start
 
 
+async def _life(runner: NodeRunner | CoordinatorRunner) -> int:
+    try:
+        await runner.open(signals=False)
+        return await runner.ended()
+    finally:
+        await runner.close()
+
+
 class World:
     """The run of a setting."""
 
@@ -205,13 +222,13 @@ class World:
             self.start_node(name)
 
     def start_coordinator(self) -> None:
-        work = run_coordinator(
+        """Again, after it was killed: a later life of it."""
+        runner = self.coordinator = CoordinatorRunner(
             self.setting.coordinator,
             start_evaluator=toy_evaluator(self.setting, self._size),
             run_dir=self.run_dir,
-            signals=False,
         )
-        self.statuses["coordinator"] = asyncio.create_task(work)
+        self.statuses["coordinator"] = asyncio.create_task(_life(runner))
 
     def start_node(
         self, name: NodeId, *, start_trainer: StartTrainer | None = None, **changes: Any
@@ -220,15 +237,7 @@ class World:
         trainer = start_trainer or toy(self._size)
         runner = NodeRunner(config, start_trainer=trainer, run_dir=self.run_dir)
         self.nodes[name] = runner
-
-        async def life() -> int:
-            try:
-                await runner.open(signals=False)
-                return await runner.ended()
-            finally:
-                await runner.close()
-
-        self.statuses[name] = asyncio.create_task(life())
+        self.statuses[name] = asyncio.create_task(_life(runner))
 
     async def ended(self) -> dict[str, int]:
         """Exit statuses of all that were started."""

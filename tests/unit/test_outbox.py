@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from node.config import Pacing, PathSpec
 from node.core.effects import InFlight
 from node.core.ids import NodeId
-from node.core.outbox import SLACK, Chunk, Outbox, Outgoing, window_bytes
+from node.core.outbox import (
+    BACKGROUND_SHARE,
+    SLACK,
+    Chunk,
+    Outbox,
+    Outgoing,
+    Priority,
+    window_bytes,
+)
 
 A, B = NodeId("a"), NodeId("b")
 BOTH = {A, B}
@@ -20,8 +28,16 @@ def outbox(pacing: Pacing = Pacing.SEQUENTIAL, window: int = WINDOW) -> Outbox:
     return Outbox(pacing=pacing, window=lambda _: window)
 
 
-def message(target: NodeId, size: int, *, key: str = "k", control: bool = False) -> Outgoing:
-    return Outgoing(target=target, key=key, size=size, body=b"", control=control, model_bytes=size)
+def message(
+    target: NodeId, size: int, *, key: str = "k", priority: Priority = Priority.MODEL
+) -> Outgoing:
+    return Outgoing(
+        target=target, key=key, size=size, body=b"", priority=priority, model_bytes=size
+    )
+
+
+def background(target: NodeId, size: int, *, key: str = "k") -> Outgoing:
+    return message(target, size, key=key, priority=Priority.BACKGROUND)
 
 
 def write_all(box: Outbox, connected: set[NodeId] = BOTH) -> list[Chunk]:
@@ -68,10 +84,10 @@ def test_a_control_message_overtakes_a_model() -> None:
     box = outbox()
     box.push(message(A, 10 * WINDOW))
     write_all(box)
-    box.push(message(A, 100, control=True))
+    box.push(message(A, 100, priority=Priority.CONTROL))
     chunk = box.next_chunk(BOTH)
     assert chunk is not None
-    assert chunk.item.control
+    assert chunk.item.priority is Priority.CONTROL
     assert chunk.last
 
 
@@ -86,7 +102,7 @@ def test_an_unreachable_peer_does_not_block_the_others() -> None:
 def test_cancel_takes_back_what_was_not_begun_and_finishes_the_rest() -> None:
     box = outbox()
     begun, waiting = message(A, 2 * WINDOW, key="r/1"), message(B, 10, key="r/1")
-    later, control = message(B, 10, key="r/2"), message(B, 10, key="r/1", control=True)
+    later, control = message(B, 10, key="r/2"), message(B, 10, key="r/1", priority=Priority.CONTROL)
     for item in (begun, waiting, later):
         box.push(item)
     write_all(box)
@@ -141,10 +157,94 @@ def test_an_impossible_acknowledgement_is_refused() -> None:
         box.acked(A, 59)
 
 
+# --- background messages
+
+
+def carried(
+    box: Outbox, *, rounds: int, refill: bool, acked: dict[NodeId, int] | None = None
+) -> dict[Priority, int]:
+    """Bytes written by priority, when every peer acknowledges all of it `rounds` times."""
+    total = dict.fromkeys(Priority, 0)
+    acked = acked if acked is not None else dict.fromkeys(BOTH, 0)
+    for _ in range(rounds):
+        while (chunk := box.next_chunk(BOTH)) is not None:
+            total[chunk.item.priority] += chunk.length
+            if refill and chunk.last and chunk.item.priority is Priority.MODEL:
+                box.push(message(chunk.item.target, chunk.item.size))
+        for target in BOTH:
+            acked[target] += box.unacked(target)
+            box.acked(target, acked[target])
+    return total
+
+
+@pytest.mark.parametrize("pacing", Pacing)
+@pytest.mark.parametrize("target", [A, B])
+def test_background_messages_get_their_share_beside_others(pacing: Pacing, target: NodeId) -> None:
+    box = outbox(pacing)
+    box.push(message(A, 3 * WINDOW))
+    box.push(background(target, 100 * WINDOW))
+    total = carried(box, rounds=200, refill=True)
+    share = total[Priority.BACKGROUND] / sum(total.values())
+    assert share == pytest.approx(BACKGROUND_SHARE, abs=0.01)
+
+
+@pytest.mark.parametrize("pacing", Pacing)
+def test_background_messages_get_the_whole_link_when_nothing_else_is_sent(pacing: Pacing) -> None:
+    box = outbox(pacing)
+    box.push(background(A, 20 * WINDOW))
+    assert sum(chunk.length for chunk in write_all(box)) > 0.85 * WINDOW
+    assert box.unacked(A) <= WINDOW, "window rules hold"
+    assert carried(box, rounds=25, refill=False)[Priority.BACKGROUND] > 18 * WINDOW
+
+
+def test_others_overtake_a_background_message_that_has_begun() -> None:
+    box = outbox()
+    box.push(background(A, 20 * WINDOW))
+    write_all(box)
+    box.push(message(A, 1000))
+    box.acked(A, WINDOW // 2)
+    chunk = box.next_chunk(BOTH)
+    assert chunk is not None
+    assert chunk.item.priority is Priority.MODEL
+    assert chunk.last
+
+
+def test_what_waits_for_an_unreachable_peer_does_not_slow_background_messages() -> None:
+    box = outbox()
+    box.push(message(B, 10 * WINDOW))
+    box.push(background(A, 10 * WINDOW))
+    chunks = write_all(box, {A})
+    assert sum(chunk.length for chunk in chunks) > 0.85 * WINDOW
+
+
+def test_no_share_is_saved_up_while_there_is_nothing_to_send() -> None:
+    box = outbox()
+    box.push(message(A, 3 * WINDOW))
+    acked = dict.fromkeys(BOTH, 0)
+    carried(box, rounds=100, refill=True, acked=acked)
+    box.push(background(A, 3 * WINDOW))
+    total = carried(box, rounds=2, refill=True, acked=acked)
+    assert total[Priority.BACKGROUND] <= 0.1 * sum(total.values())
+
+
+@pytest.mark.parametrize("in_flight", InFlight)
+def test_an_algorithm_cannot_cancel_background_messages(in_flight: InFlight) -> None:
+    box = outbox()
+    begun, waiting = background(A, 2 * WINDOW, key="r/1"), background(A, 10, key="r/1")
+    box.push(begun)
+    box.push(waiting)
+    write_all(box)
+    dropped = box.drop(key_prefix="", in_flight=in_flight)
+    assert not dropped.queued
+    assert not dropped.aborted
+    assert list(box.queued()) == [begun, waiting]
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("push"), st.sampled_from([A, B]), st.integers(1, 3 * WINDOW)),
         st.tuples(st.just("push-control"), st.sampled_from([A, B]), st.integers(1, 500)),
+        st.tuples(st.just("push-background"), st.sampled_from([A, B]), st.integers(1, 3 * WINDOW)),
         st.tuples(st.just("write"), st.just(A), st.integers(1, 20)),
         st.tuples(st.just("ack"), st.sampled_from([A, B]), st.integers(0, 100)),
         st.tuples(st.just("break"), st.sampled_from([A, B]), st.just(0)),
@@ -159,23 +259,27 @@ def test_every_message_ends_exactly_once_in_order(
     script: list[tuple[str, NodeId, int]], pacing: Pacing
 ) -> None:
     """Each pushed message is completed, failed, cancelled or still there; per peer in order."""
+    kinds = {
+        "push": Priority.MODEL,
+        "push-control": Priority.CONTROL,
+        "push-background": Priority.BACKGROUND,
+    }
     box = outbox(pacing)
     pushed: list[Outgoing] = []
     ended: list[Outgoing] = []
     written = {A: 0, B: 0}
     acked = {A: 0, B: 0}
-    completed: dict[NodeId, list[int]] = {A: [], B: []}
+    completed: dict[tuple[NodeId, Priority], list[int]] = {}
 
     def complete(target: NodeId, total: int) -> None:
         acked[target] = total
         for item in box.acked(target, total):
             ended.append(item)
-            if not item.control:
-                completed[target].append(item.number)
+            completed.setdefault((target, item.priority), []).append(item.number)
 
     for what, target, amount in script:
         if what.startswith("push"):
-            item = message(target, amount, control=what == "push-control")
+            item = message(target, amount, priority=kinds[what])
             pushed.append(item)
             box.push(item)
         elif what == "write":

@@ -333,6 +333,39 @@ def test_urgent_messages_go_first() -> None:
     run(scenario())
 
 
+def test_a_duplex_whose_other_end_does_not_read_ends_and_keeps_nothing() -> None:
+    async def scenario() -> None:
+        pipe = Loop()
+        duplex = Duplex(pipe, on_data=lambda _data: None, queue_max=10_000)
+        running = asyncio.create_task(duplex.run())
+        for _ in range(1000):  # what is read does not count
+            duplex.put(b"x" * 900)
+            await asyncio.sleep(0)
+        assert len(pipe.written) == 1000
+        pipe.gate.clear()
+        for _ in range(12):
+            duplex.put(b"x" * 900)
+        assert await running == "the other end does not read what it is sent"
+        duplex.put(b"too late")
+        assert not duplex._queue
+        assert not duplex._urgent
+
+    run(scenario())
+
+
+def test_small_messages_count_for_what_they_cost() -> None:
+    async def scenario() -> None:
+        pipe = Loop()
+        pipe.gate.clear()
+        duplex = Duplex(pipe, on_data=lambda _data: None, queue_max=10_000)
+        running = asyncio.create_task(duplex.run())
+        for _ in range(200):
+            duplex.put(b"x", urgent=True)
+        assert await running == "the other end does not read what it is sent"
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("how", ["broken", "ended", "defect"])
 def test_a_duplex_ends(how: str) -> None:
     async def scenario() -> None:

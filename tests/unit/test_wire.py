@@ -35,6 +35,7 @@ from node.wire.frames import (
     Ping,
     Pong,
 )
+from node.wire.generated import peer_pb2, signaling_pb2
 
 ROOT = Path(__file__).parents[2]
 ME = Identity(session="s-1", member=NodeId("n-0"), incarnation=2**63 + 5)
@@ -63,7 +64,8 @@ def parts(draw: st.DrawFn) -> Part:
 messages = st.builds(
     PeerMessage,
     kind=names,
-    round=u64,
+    round=st.integers(0, codec.MAX_ROUND),
+    attempt=st.integers(0, codec.MAX_ATTEMPT),
     part=st.none() | parts(),
     fields=st.dictionaries(
         names, st.one_of(st.integers(-(2**63), 2**63 - 1), finite, st.text(max_size=20)), max_size=5
@@ -108,9 +110,34 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
     return kinds[hint]
 
 
+_COUNTED: dict[str, st.SearchStrategy[int]] = {
+    "round": st.integers(0, codec.MAX_ROUND),
+    "attempt": st.integers(0, codec.MAX_ATTEMPT),
+    "held": st.integers(-1, codec.MAX_ROUND),
+    "ended": st.integers(0, codec.MAX_ROUND),
+}
+
+
 def _signals(kind: Any) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(kind)
-    return st.builds(kind, **{name: _values(hint) for name, hint in hints.items()})
+    return st.builds(
+        kind,
+        **{
+            name: _COUNTED[name] if name in _COUNTED else _values(hint)
+            for name, hint in hints.items()
+        },
+    )
+
+
+def plain(kind: Any, **stamp: int) -> Any:
+    """A signal of this kind, with as little in it as there can be."""
+    values = {int: 0, str: "", bool: False}
+    needed = {
+        field.name: values.get(typing.get_type_hints(kind)[field.name], ())
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING
+    }
+    return kind(**needed, **stamp)
 
 
 st.register_type_strategy(LinkReading, _signals(LinkReading))
@@ -131,7 +158,8 @@ def same_where(one: IndexSet, other: IndexSet) -> bool:
 @given(messages)
 def test_a_message_comes_back_as_it_was(message: PeerMessage) -> None:
     back = codec.decode_message(encoded(message), sender=ME)
-    assert (back.kind, back.round, back.delivery) == (message.kind, message.round, message.delivery)
+    assert (back.kind, back.delivery) == (message.kind, message.delivery)
+    assert (back.round, back.attempt) == (message.round, message.attempt)
     assert back.fields == message.fields
     assert (back.part is None) == (message.part is None)
     if message.part is not None and back.part is not None:
@@ -173,6 +201,9 @@ def test_values_may_lie_apart() -> None:
         PeerMessage(kind="", round=0),
         PeerMessage(kind="k" * 65, round=0),
         PeerMessage(kind="k", round=-1),
+        PeerMessage(kind="k", round=codec.MAX_ROUND + 1),
+        PeerMessage(kind="k", round=0, attempt=-1),
+        PeerMessage(kind="k", round=0, attempt=codec.MAX_ATTEMPT + 1),
         PeerMessage(kind="k", round=0, fields={"f": "x" * 2000}),
         PeerMessage(kind="k", round=0, fields={str(i): i for i in range(65)}),
         PeerMessage(kind="k", round=0, fields={"f": 2**63}),
@@ -254,10 +285,82 @@ def test_a_signal_comes_back_as_it_was(signal: Signal, member: Identity) -> None
     assert codec.decode_signal(codec.encode_signal(signal, member=member)) == (member, signal)
 
 
+@pytest.mark.parametrize("kind", typing.get_args(Signal), ids=lambda kind: kind.__name__)
+def test_every_signal_has_round_and_attempt_in_its_envelope(kind: Any) -> None:
+    """There they are, whatever the signal: a reader needs no knowledge of its kind."""
+    signal = plain(kind, round=codec.MAX_ROUND, attempt=codec.MAX_ATTEMPT)
+    data = codec.encode_signal(signal, member=ME)
+    frame = signaling_pb2.SignalFrame.FromString(data)
+    assert (frame.round, frame.attempt) == (codec.MAX_ROUND, codec.MAX_ATTEMPT)
+    _, back = codec.decode_signal(data)
+    assert (back.round, back.attempt) == (codec.MAX_ROUND, codec.MAX_ATTEMPT)
+
+
+@pytest.mark.parametrize("kind", typing.get_args(Signal), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        {"round": -1},
+        {"round": codec.MAX_ROUND + 1},
+        {"attempt": -1},
+        {"attempt": codec.MAX_ATTEMPT + 1},
+    ],
+    ids=str,
+)
+def test_a_signal_of_no_round_there_can_be_is_not_sent(kind: Any, stamp: dict[str, int]) -> None:
+    ((name, number),) = stamp.items()
+    with pytest.raises(ValueError, match=f"cannot be sent: {name} {number}$"):
+        codec.encode_signal(plain(kind, **stamp), member=ME)
+
+
+@pytest.mark.parametrize("stamp", [{"round": 2**64 - 1}, {"attempt": 2**32 - 1}], ids=str)
+def test_a_round_or_attempt_that_cannot_be_is_refused(stamp: dict[str, Any]) -> None:
+    """It would count as newer than whatever is to come."""
+    frame = signaling_pb2.SignalFrame(session="s", member="n-0", incarnation=1, **stamp)
+    frame.peer_is_ready.SetInParent()
+    with pytest.raises(PeerFault, match="round or attempt beyond the limits"):
+        codec.decode_signal(frame.SerializeToString())
+    envelope = peer_pb2.Envelope(
+        session=ME.session, sender=ME.member, incarnation=ME.incarnation, kind="k", **stamp
+    )
+    header = envelope.SerializeToString()
+    with pytest.raises(PeerFault, match="round or attempt beyond the limits"):
+        decode_message(len(header).to_bytes(4, "little") + header)
+
+
+@pytest.mark.parametrize("held", [-2, codec.MAX_ROUND + 1])
+def test_an_impossible_count_of_rounds_is_refused(held: int) -> None:
+    frame = signaling_pb2.SignalFrame(session="s", member="n-0", incarnation=1)
+    frame.sync_done.held = held
+    with pytest.raises(PeerFault, match="count of rounds"):
+        codec.decode_signal(frame.SerializeToString())
+
+
 def test_a_signal_with_a_number_that_is_none_is_refused() -> None:
-    beat = signals.Heartbeat(phase="running", round=1, accuracy=float("nan"))
+    beat = signals.Heartbeat(phase="running", ended=1, accuracy=float("nan"))
     with pytest.raises(PeerFault, match="not finite"):
         codec.decode_signal(codec.encode_signal(beat, member=ME))
+
+
+def test_a_reason_of_any_length_can_be_given() -> None:
+    leave = signals.Leave(error="x" * 100_000)
+    _, back = codec.decode_signal(codec.encode_signal(leave, member=ME))
+    assert isinstance(back, signals.Leave)
+    assert back.error is not None
+    assert len(back.error) == codec.MAX_REASON
+
+
+def test_texts_and_lists_of_a_signal_are_limited() -> None:
+    frame = signaling_pb2.SignalFrame(session="s", member="n-0", incarnation=1)
+    frame.leave.error = "x" * (codec.MAX_REASON + 1)
+    with pytest.raises(PeerFault, match="text in a signal"):
+        codec.decode_signal(frame.SerializeToString())
+    frame.connections_ready.failed.extend(["n"] * (codec.MAX_MANY + 1))
+    with pytest.raises(PeerFault, match="list in a signal"):
+        codec.decode_signal(frame.SerializeToString())
+    frame.connections_ready.failed[:] = ["n" * (codec.MAX_NAME + 1)]
+    with pytest.raises(PeerFault, match="names beyond"):
+        codec.decode_signal(frame.SerializeToString())
 
 
 def test_a_large_signal_is_refused_at_both_ends() -> None:
