@@ -47,7 +47,10 @@ class LinkOrders:
         return [_send(member, order) for order in orders]
 
     def taken(self, member: NodeId, answer: LinksChanged) -> list[Effect]:
-        """A member's answer to an order."""
+        """A member's answer to an order; nothing, where there was none of that number for it."""
+        given = (order.number for order in self._orders if member in order.plans)
+        if answer.number not in given:
+            return []
         self._taken[member] = max(answer.number, self._taken.get(member, 0))
         if answer.error is None:
             return []
