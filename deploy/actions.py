@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -64,7 +64,6 @@ class Actions:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="actions", daemon=True)
         self._pool = ThreadPoolExecutor(_TOGETHER, thread_name_prefix="action")
-        self._log = threading.Lock()
         self.problems: list[str] = []
         """What went wrong in here, for the verdict."""
 
@@ -171,8 +170,13 @@ class Actions:
             "begun": None if zero is None else round(begun - zero, 6),
             "error": error,
         }
-        with self._log, self._folder.control_log.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        append_event(self._folder, event)
+
+
+def append_event(folder: RunFolder, event: Mapping[str, Any]) -> None:
+    """A line more in `control.jsonl`, whole: several threads write there."""
+    with folder.control_log.open("a") as file:
+        file.write(json.dumps(event) + "\n")  # one write, at the end of the file
 
 
 def _planned(action: PlannedAction) -> Order:

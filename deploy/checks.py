@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from deploy import interventions
+from deploy import interventions, signaling
 from deploy.history import History, as_float, as_int, describe_exit, last, of_kind, started_at
 from deploy.summary import ended_rounds
 from node.config import LinkPolicy
@@ -94,7 +94,7 @@ def judge(history: History, checks: Sequence[Check] | None = None) -> Verdict:
 
 def _remarks(history: History) -> tuple[str, ...]:
     try:
-        return tuple(interventions.remarks(history))
+        return (*interventions.remarks(history), *signaling.remarks(history))
     except Exception as error:  # as above
         return (f"what was done on purpose cannot be told: {type(error).__name__}: {error}",)
 
@@ -152,23 +152,25 @@ def problems(history: History) -> Iterator[Finding]:
 def errors(history: History) -> Iterator[Finding]:
     """Nobody recorded an error, and the coordinator came to its end."""
     finish = last(history.coordinator, "finish")
+    told = tuple(f"{name}: " for name in signaling.expelled(history))  # see `connections`
     if finish.get("error"):
         for part in str(finish["error"]).split("; "):
-            if not (_STOPPED in part and history.ending.interrupted):
+            if not (_STOPPED in part and history.ending.interrupted) and not part.startswith(told):
                 yield _invalid(part)
     elif not finish and history.ending.interrupted is None:
         yield _invalid("its records stop before the run's end", "coordinator")
+    gone, asked_to_go = signaling.expelled(history), interventions.asked_to_go(history)
     for name, events in {"coordinator": history.coordinator, **history.nodes}.items():
         for event in of_kind(events, "error"):
             message = str(event.get("message"))
-            ours = _STOPPED in message and history.ending.interrupted is not None
-            if not ours and message not in str(finish.get("error") or ""):
+            ours = _STOPPED in message and (history.ending.interrupted or name in asked_to_go)
+            if not ours and message not in str(finish.get("error") or "") and name not in gone:
                 yield _invalid("; ".join(map(str.strip, message.splitlines())), name)
 
 
 def members(history: History) -> Iterator[Finding]:
     """Every member was started, ended by itself, and said that all was well."""
-    ending, on_purpose = history.ending, interventions.stopped(history)
+    ending, on_purpose = history.ending, _excused(history)
     for name in ("coordinator", *history.nodes):
         if name in on_purpose:
             continue
@@ -216,10 +218,28 @@ def ends(history: History) -> Iterator[Finding]:
         if len(set(reached.values())) <= 1:
             yield _invalid(f"the run ended for another reason than its stop conditions: {reason}")
     elif reason == "rounds":
-        on_purpose = interventions.stopped(history)
+        on_purpose = _excused(history)
         for name, events in history.nodes.items():
             if (rounds := ended_rounds(events)) < (stop.rounds or 0) and name not in on_purpose:
                 yield _invalid(f"{rounds} rounds of {stop.rounds}", name)
+
+
+def _excused(history: History) -> set[str]:
+    """The nodes that have no part at the end, or of which `connections` says why."""
+    return {*interventions.excused(history), *signaling.expelled(history)}
+
+
+def connections(history: History) -> Iterator[Finding]:
+    """No connection was given up and no peer expelled, but where that was asked for."""
+    for edge in signaling.dropped(history):
+        if not edge.planned:
+            back = "" if edge.restored is None else f", and back in round {edge.restored}"
+            tries = f"{edge.attempts} attempt{'s' if edge.attempts != 1 else ''}"
+            pair = " - ".join(edge.peers)
+            yield _invalid(f"not connected in round {edge.round} after {tries}{back}", pair)
+    for name, peer in signaling.expelled(history).items():
+        if not peer.planned:
+            yield _invalid(f"expelled: {peer.reason}", name)
 
 
 def learning(history: History) -> Iterator[Finding]:
@@ -230,7 +250,7 @@ def learning(history: History) -> Iterator[Finding]:
         if history.ending.interrupted is None:
             yield _invalid("the run ended before training began")
         return
-    on_purpose = interventions.stopped(history)
+    on_purpose = _excused(history)
     for name, events in history.nodes.items():
         if name in on_purpose:
             continue
@@ -283,8 +303,8 @@ def traffic(history: History) -> Iterator[Finding]:
                 f"{name}: {wire:.0f} bytes left its interface, fewer than the {there:.0f} of model"
                 " that its peers acknowledged"
             )
-    if interventions.stopped(history):
-        return  # what it counted last is not all that it did
+    if _excused(history) or not interventions.unbroken(history):
+        return  # what was counted last is not all that was done
     totals = {
         key: sum(as_int(count.get(key), 0) for count in counts.values())
         for key in ("model_sent", "model_received", "model_delivered")
@@ -341,6 +361,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     errors,
     members,
     ends,
+    connections,
     learning,
     links,
     traffic,

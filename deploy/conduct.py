@@ -7,7 +7,7 @@ saved before anything is removed, and the verdict is written last.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -23,8 +23,9 @@ from deploy.plan import Plan
 from deploy.progress import Progress
 from deploy.records import last_words, load_history
 from deploy.results import RunFolder
+from deploy.revive import Revival
 from deploy.summary import summarise
-from node.config import Deadlines
+from node.config import Deadlines, RoundsConfig
 from node.errors import PeerbedError
 from node.units import SECOND
 
@@ -182,9 +183,11 @@ def _follow(
 ) -> Sequence[str]:
     """Show the run until it is over; returns what went wrong in a way that no record tells."""
     names = tuple(str(node.name) for node in plan.nodes)
-    progress = Progress(nodes=names, stop=plan.coordinator.stop)
+    told = plan.coordinator
+    progress = Progress(nodes=names, stop=told.stop, standby=told.standby)
     follower = Follower(folder, nodes=names)
     watch = Watch(plan=plan, now=time.monotonic())
+    revival = Revival(folder=folder, backend=backend, say=screen.say)
     next_poll = 0.0
     while True:
         for member, event in follower.poll():
@@ -197,7 +200,16 @@ def _follow(
         if now >= next_poll:
             next_poll = now + _POLL_EVERY_S
             states = backend.poll(folder)
-            over = watch.judge(states, now=now, phase=progress.phase, started=progress.started)
+            if revival.tend(states, phase=progress.phase, started_at=progress.started_at):
+                watch.prolong()
+                continue
+            over = watch.judge(
+                states,
+                now=now,
+                phase=progress.phase,
+                started=progress.started,
+                gone=progress.gone,
+            )
             if over is not None:
                 return over
         time.sleep(_LOOK_EVERY_S)
@@ -211,15 +223,33 @@ class Watch:
     """
 
     def __init__(self, *, plan: Plan, now: float) -> None:
-        self._deadlines = plan.coordinator.deadlines
-        self._limit_s = total_s(self._deadlines, time_ns=plan.coordinator.stop.time_ns)
+        told = plan.coordinator
+        self._deadlines = told.deadlines
+        self._standby = frozenset(map(str, told.standby))
+        self._limit_s = total_s(told.deadlines, time_ns=told.stop.time_ns, rounds=told.rounds)
         self._end = now + self._limit_s
         self._since: dict[str, float] = {}
 
+    def prolong(self) -> None:
+        """The coordinator was started again: nodes have a lease to tell it how far they are."""
+        more_s = self._deadlines.lease_ns / SECOND + _MARGIN_S
+        self._limit_s += more_s
+        self._end += more_s
+
     def judge(
-        self, states: Mapping[str, MemberState], *, now: float, phase: str, started: bool
+        self,
+        states: Mapping[str, MemberState],
+        *,
+        now: float,
+        phase: str,
+        started: bool,
+        gone: Collection[str] = (),
     ) -> Sequence[str] | None:
-        """None as long as it goes on, else what went wrong that no record tells."""
+        """None as long as it goes on, else what went wrong that no record tells.
+
+        Args:
+            gone: nodes of which the coordinator knows that they have left, and why.
+        """
         coordinator = states.get(COORDINATOR)
         nodes = [state for name, state in states.items() if name != COORDINATOR]
         alive = [state for state in nodes if state.alive]
@@ -237,7 +267,9 @@ class Watch:
             grace_s = _MERGE_S if phase == "ended" else lease_s
             if self._lasts(f"the coordinator outlives all nodes, {phase}", grace_s, now):
                 return [f"the coordinator did not end after every node had ({phase})"]
-        early = [state for state in nodes if not state.alive] if not started else []
+        excused = self._standby.union(gone)
+        ended = [s for s in nodes if not s.alive and s.member not in excused]
+        early = ended if not started else []
         if early and self._lasts("ended before the start", _EARLY_EXIT_S, now):
             ends = ", ".join(f"{s.member} ({describe_exit(s)})" for s in early)
             return [f"ended before the run began: {ends}; see its log"]
@@ -250,16 +282,26 @@ class Watch:
         return now - self._since.setdefault(what, now) > grace_s
 
 
-def total_s(deadlines: Deadlines, *, time_ns: int) -> float:
-    """Seconds within which every run must be over: the sum of all that it may wait for."""
+def total_s(deadlines: Deadlines, *, time_ns: int, rounds: RoundsConfig | None = None) -> float:
+    """Seconds within which every run must be over: the sum of all that it may wait for.
+
+    Barriers after the start are within `time_ns`.
+    """
     waits = (
         deadlines.join_ns,
         deadlines.links_ns,
         deadlines.ready_ns,
         time_ns,
         deadlines.stop_ns,
+        barrier_ns(rounds) if rounds is not None else 0,
     )
     return sum(waits) / SECOND + _MARGIN_S
+
+
+def barrier_ns(rounds: RoundsConfig) -> int:
+    """What the barrier before the start may take: for all to be ready, and for all attempts."""
+    attempts = 1 + rounds.max_connection_retry
+    return rounds.gather_ns + attempts * rounds.connection_timeout_ns
 
 
 def one_line(error: PeerbedError) -> str:

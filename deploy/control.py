@@ -33,7 +33,7 @@ from deploy.plan import Plan, plan_from_json
 from deploy.records import followed, read_events
 from deploy.results import Results, RunFolder, RunState
 from deploy.topology import Topology, parse_topology
-from deploy.topology.lives import NEXT
+from deploy.topology.lives import NEXT, NOW
 from deploy.topology.model import LinkOptions
 from deploy.topology.timeline import NodeAction, Step
 from deploy.topology.words import link_text, parts_text
@@ -54,16 +54,11 @@ _CONFIRM_S: Final = 3.0
 """For a node to have recorded a change, after its time."""
 _ACTION_S: Final = 30.0
 """For what is done to a node."""
-_LOOK_S: Final = 0.02
-_GONE: Final = ("left", "failed", "lost", "killed", "restarting", "silent", "paused at the end")
+LOOK_S: Final = 0.02
+_GONE: Final = (
+    "left", "failed", "lost", "expelled", "killed", "restarting", "silent", "paused at the end",
+)  # fmt: skip
 """States in which a member follows nothing."""
-_LIVES: Final = {
-    "waiting": "has not joined yet",
-    "running": "is running",
-    "paused": "is paused",
-    "gone": "has left",
-    "crashed": "has crashed",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +78,10 @@ class Underway:
     def now_s(self) -> float:
         """On the run clock."""
         return time.time() - self.zero
+
+    def at_s(self, event: Event) -> float:
+        """When something was recorded, on the run clock."""
+        return (as_float(event.get("wall")) or self.zero) - self.zero
 
     def coordinator(self) -> list[Event]:
         """The coordinator's records so far."""
@@ -145,9 +144,9 @@ def change_links(
     underway = find(run, results=results)
     folder = underway.folder
     with one_at_a_time(folder):
-        order, change = _write(underway, event, words)
+        order, change = write_change(underway, event, words)
         tails = {node: Tail.from_here(folder.node_file(str(node))) for node in change.touched}
-        _await_coordinator(underway, order)
+        await_coordinator(underway, order)
     at_s = order.at_ns / SECOND
     gone = _gone(underway)
     asked = [node for node in change.touched if node not in gone]
@@ -190,7 +189,7 @@ def _said(told: Mapping[str, Any]) -> str:
     return f"{head}: {where}" + (f" ({without})" if without else "")
 
 
-def _write(underway: Underway, event: Mapping[str, Any], words: str) -> tuple[Order, Change]:
+def write_change(underway: Underway, event: Mapping[str, Any], words: str) -> tuple[Order, Change]:
     """Work out what follows from an order a little ahead of its time, and store it."""
     folder, topology = underway.folder, underway.topology
     orders = followed(folder, underway.coordinator())
@@ -255,7 +254,7 @@ def _check_emulator(underway: Underway, change: Change) -> None:
                 )
 
 
-def _await_coordinator(underway: Underway, order: Order) -> None:
+def await_coordinator(underway: Underway, order: Order) -> None:
     """Until the coordinator follows. Raises RunFailed where it does not."""
     deadline = time.monotonic() + _COORDINATOR_S
     while time.monotonic() < deadline:
@@ -265,7 +264,7 @@ def _await_coordinator(underway: Underway, order: Order) -> None:
             if event.get("state") == "ordered":
                 return
             raise RunFailed(f"the coordinator refuses: {event.get('reason')}")
-        time.sleep(_LOOK_S)
+        time.sleep(LOOK_S)
     raise RunFailed(
         f"the coordinator has not answered within {_COORDINATOR_S:g} s",
         where=str(underway.folder.coordinator_file),
@@ -276,17 +275,22 @@ def _await_coordinator(underway: Underway, order: Order) -> None:
 def _gone(underway: Underway) -> dict[NodeId, str]:
     """The members that follow nothing now, and what became of them."""
     states: dict[NodeId, str] = {}
+    joined: set[NodeId] = set()
     for event in of_kind(underway.coordinator(), "member"):
         state, member = str(event.get("state")), NodeId(str(event.get("member")))
         if state in _GONE:
             states[member] = state
-        elif state in ("back", "idle", "joined", "rejoined"):
+        elif state in ("back", "idle", "joined", "rejoined", "returned"):
             states.pop(member, None)
+            joined.add(member)
     done: dict[NodeId, str] = {}
     for event in read_events(underway.folder.control_log)[0]:
         if not event.get("error"):
             done[NodeId(str(event.get("member")))] = str(event.get("verb"))
-    return states | {node: "paused" for node, verb in done.items() if verb == "pause"}
+    paused = {node: "paused" for node, verb in done.items() if verb == "pause"}
+    standby = underway.plan.coordinator.standby
+    waiting = {node: "on standby" for node in standby if node not in joined}
+    return waiting | states | paused
 
 
 def _confirmed(
@@ -303,7 +307,7 @@ def _confirmed(
                     found.setdefault(node, event)
         if underway.now_s() > until:
             break
-        time.sleep(_LOOK_S)
+        time.sleep(LOOK_S)
     return {node: found[node] for node in tails if node in found}
 
 
@@ -322,7 +326,7 @@ def act(node: str, verb: str, *, run: str | None, results: Path, as_json: bool) 
     underway = find(run, results=results)
     folder, name = underway.folder, known_node(underway.topology, node)
     with one_at_a_time(folder):
-        _check_life(underway, name, verb)
+        check_life(underway, name, verb)
         at_ns = round(underway.now_s() * 1000) * (SECOND // 1000)
         order = Order(
             number=0,
@@ -334,8 +338,8 @@ def act(node: str, verb: str, *, run: str | None, results: Path, as_json: bool) 
             verb=verb,
         )
         order = write_order(folder, order)
-        _await_coordinator(underway, order)
-        done = _await_action(underway, order)
+        await_coordinator(underway, order)
+        done = await_action(underway, order)
     if as_json:
         keys = ("number", "member", "verb", "asked", "t", "error")
         sys.stdout.write(json.dumps({"run": folder.run_id} | {k: done.get(k) for k in keys}) + "\n")
@@ -349,9 +353,9 @@ def act(node: str, verb: str, *, run: str | None, results: Path, as_json: bool) 
     return 0
 
 
-def _check_life(underway: Underway, node: NodeId, verb: str) -> None:
-    """Raise ConfigError where that cannot be done to a node as it is."""
-    life = "running"
+def life_of(underway: Underway, node: NodeId) -> str:
+    """What a node has been through, by plan and by hand: a state of `deploy.topology.lives`."""
+    life = "waiting" if node in underway.topology.standby else "running"
     now_ns = round(underway.now_s() * SECOND)
     done = [step for step in underway.topology.timeline if step.at_ns <= now_ns]
     hand = steps_of(underway.topology, followed(underway.folder, underway.coordinator()))
@@ -359,19 +363,27 @@ def _check_life(underway: Underway, node: NodeId, verb: str) -> None:
         for action in step.actions:
             if isinstance(action, NodeAction) and action.node == node:
                 life = NEXT.get((life, action.verb), life)
-    if (life, verb) not in NEXT:
-        possible = " or ".join(v for (state, v) in NEXT if state == life and v != "join")
-        raise ConfigError(f"{node} {_LIVES[life]}", remedy=f"it can only {possible}")
+    return life
 
 
-def _await_action(underway: Underway, order: Order) -> Event:
+def check_life(underway: Underway, node: NodeId, verb: str) -> None:
+    """Raise ConfigError where that cannot be done to a node as it is."""
+    life = life_of(underway, node)
+    if (life, verb) not in NEXT or (life, verb) == ("gone", "restart"):
+        possible = " or ".join(v for (state, v) in NEXT if state == life and v != "return")
+        if life in ("waiting", "gone"):
+            possible = f"be started: deploy add {node}"
+        raise ConfigError(f"{node} {NOW[life]}", remedy=f"it can only {possible}")
+
+
+def await_action(underway: Underway, order: Order) -> Event:
     """The record of what was done. Raises RunFailed where nobody does it."""
     deadline = time.monotonic() + _ACTION_S
     while time.monotonic() < deadline:
         for event in read_events(underway.folder.control_log)[0]:
             if event.get("number") == order.number:
                 return event
-        time.sleep(_LOOK_S)
+        time.sleep(LOOK_S)
     owner = underway.folder.owner()
     raise RunFailed(
         f"not done within {_ACTION_S:g} s by the process that owns the run",

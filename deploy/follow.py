@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from deploy.history import Event
+from deploy.history import Event, as_float
 from deploy.results import RunFolder
 
 _READ_MAX = 4 << 20
@@ -64,7 +64,7 @@ class Follower:
         self._tails |= {name: Tail(folder.node_file(name)) for name in nodes}
 
     def poll(self) -> Iterator[tuple[str, Event]]:
-        """New events with the member that wrote each, the coordinator's first."""
-        for member, tail in self._tails.items():
-            for event in tail.events():
-                yield member, event
+        """New events with the member that wrote each, in the order in which they were written: what
+        the coordinator says of a node may be older or newer than what that says itself."""
+        new = [(member, event) for member, tail in self._tails.items() for event in tail.events()]
+        yield from sorted(new, key=lambda one: as_float(one[1].get("wall")) or 0.0)

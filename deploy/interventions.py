@@ -7,21 +7,28 @@ verdict names it among its remarks. A change of links is held against what each 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from deploy.history import Event, History, as_float, last, of_kind, started_at
+from deploy.membership import PRESENT, parts
 from deploy.orders import BY_HAND, Order
 from deploy.plan import Plan
 from node.config import Emulator, LinkChange, LinkPolicy, Replan, from_json, to_json
+from node.core.ids import COORDINATOR
 from node.links.pending import Pending
 from node.units import SECOND, Nanos
 
 LATE_S: Final = 0.25
 """From the time of a change to its being in force, on a machine that is not overloaded."""
+_COMING_S: Final = 30.0
+"""From a node's start to its taking part, on a busy machine."""
+_TOO_LATE: Final = "still on its way in when the run ended"
 _SAME_NS: Final = 1_000
 _ENDS: Final = ("leave", "crash", "restart")
+_COMES: Final = ("join", "restart", "return")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +73,75 @@ def deeds(actions: Sequence[Event]) -> list[Deed]:
 
 
 def stopped(history: History) -> dict[str, Deed]:
-    """The nodes that do not run as they were meant to, because of what was done to them last."""
+    """The nodes that do not run as they were meant to, because of what was done to them last.
+
+    One that was started again takes part again, unless the run has no rounds.
+    """
     fates: dict[str, Deed] = {}
+    rounds = history.plan.coordinator.rounds is not None
     for deed in deeds(history.actions):
-        if deed.error is not None:
+        if deed.error is not None or deed.node == COORDINATOR:
             continue
-        if deed.verb == "resume":
+        if deed.verb == "resume" or (rounds and deed.verb in _COMES):
             fates.pop(deed.node, None)
         elif deed.verb == "pause" or deed.verb in _ENDS:
             fates[deed.node] = deed
     return fates
+
+
+def excused(history: History) -> dict[str, str]:
+    """The nodes that are not there at the end, or not in order, without a fault: and why."""
+    standby = map(str, history.plan.coordinator.standby)
+    came = {deed.node for deed in deeds(history.actions) if deed.error is None}
+    waiting = {node: "on standby, and never started" for node in standby if node not in came}
+    fates = {node: deed.what for node, deed in stopped(history).items()}
+    return {**waiting, **dict.fromkeys(on_their_way(history), _TOO_LATE), **fates}
+
+
+def on_their_way(history: History) -> list[str]:
+    """The nodes that were started so shortly before the end that they could not yet take part."""
+    plan, until_s = history.plan, _ended_s(history)
+    found = parts(history.coordinator, nodes=history.nodes, standby=plan.coordinator.standby)
+    return [
+        deed.node
+        for deed in deeds(history.actions)
+        if deed.verb in _COMES
+        and deed.error is None
+        and deed.node in found
+        and found[deed.node].state != PRESENT
+        and (deed.at_s or 0.0) > until_s - _COMING_S
+    ]
+
+
+def asked_to_go(history: History) -> set[str]:
+    """The nodes that were told to leave at some time: they say that they were stopped."""
+    return {d.node for d in deeds(history.actions) if d.verb == "leave" and d.error is None}
+
+
+def unbroken(history: History) -> bool:
+    """Whether every node's records are those of one life: no process of it was ended on purpose."""
+    return not any(d.error is None and d.verb in _ENDS for d in deeds(history.actions))
+
+
+def absences(history: History, node: str) -> list[tuple[float, float]]:
+    """When a node had no process that could have changed its links: from, until, on the run clock.
+
+    One that is started comes back with the first thing that it records on the run clock.
+    """
+    times = [t for e in history.nodes.get(node, ()) if (t := as_float(e.get("t"))) is not None]
+    late = node in history.plan.coordinator.standby
+    since: float | None = 0.0 if late else None
+    found = []
+    for deed in deeds(history.actions):
+        if deed.node != node or deed.error is not None or deed.at_s is None:
+            continue
+        if deed.verb in _ENDS and since is None:
+            since = deed.at_s - deed.late_s
+        if deed.verb in _COMES and since is not None:
+            back = min((t for t in times if t > deed.at_s), default=math.inf)
+            found.append((since, back))
+            since = None
+    return found if since is None else [*found, (since, math.inf)]
 
 
 def remarks(history: History) -> list[str]:
@@ -92,7 +158,8 @@ def remarks(history: History) -> list[str]:
             text = "; ".join(what.removesuffix(" (by hand)") for what in order.what)
             when = f"{order.at_ns / SECOND:.6g} s"
             found.append((order.number, f"links changed by hand at {when}: {text}"))
-    return [*modelled(history.plan), *(text for _, text in sorted(found))]
+    missed = [f"{node}: {_TOO_LATE}" for node in dict.fromkeys(on_their_way(history))]
+    return [*modelled(history.plan), *(text for _, text in sorted(found)), *missed]
 
 
 def modelled(plan: Plan) -> Iterator[str]:
@@ -135,22 +202,29 @@ def expected_changes(history: History, node: str) -> list[LinkChange]:
 def unapplied(history: History) -> Iterator[tuple[str, str]]:
     """Changes of links that a node has not made, not in time or not right: its name, and what."""
     until_s = _ended_s(history)
-    fates = stopped(history)
     disturbed = {deed.node for deed in deeds(history.actions) if deed.error is None}
     for node, events in history.nodes.items():
         records = of_kind(events, "link")
         for record in records:
             if record.get("error"):
                 yield node, f"links not as planned at {record.get('at')} s: {record['error']}"
-        end_s = min(until_s, fates[node].at_s or 0.0) if node in fates else until_s
+        away = [*absences(history, node), *_paused(history, node), (until_s, math.inf)]
         for change in expected_changes(history, node):
-            if change.at_ns / SECOND > end_s - 2 * LATE_S:
+            at_s = change.at_ns / SECOND
+            if any(since - 2 * LATE_S < at_s <= back for since, back in away):
                 continue
             when = f"{change.at_ns / SECOND:.6g} s"
             if (late := _lateness(records, change.at_ns)) is None:
                 yield node, f"links were not changed at {when}: {'; '.join(change.what)}"
             elif late > LATE_S and node not in disturbed:
                 yield node, f"what changes at {when} was in force {late:.2f} s later"
+
+
+def _paused(history: History, node: str) -> Iterator[tuple[float, float]]:
+    """From when on a node stands still that was paused last of all."""
+    deed = stopped(history).get(node)
+    if deed is not None and deed.verb == "pause":
+        yield deed.at_s or 0.0, math.inf
 
 
 def _lateness(records: Sequence[Event], at_ns: Nanos) -> float | None:

@@ -21,6 +21,12 @@ _PLAIN_EVERY_S: Final = 5.0
 _STYLES: Final = {
     "failed": "red",
     "lost": "red",
+    "expelled": "red",
+    "away": "yellow",
+    "syncing": "yellow",
+    "joining": "yellow",
+    "standby": "dim",
+    "left": "magenta",
     "killed": "magenta",
     "paused": "yellow",
     "done": "green",
@@ -122,7 +128,7 @@ def _picture(title: str, progress: Progress) -> Group:
     seconds = "" if progress.started_at is None else f"{max(0.0, now - progress.started_at):.0f} s"
     mean = "" if progress.accuracy is None else f"mean accuracy {percent(progress.accuracy)}"
     footer.add_row(ProgressBar(total=1.0, completed=share, width=40), f"{share:.0%}", seconds, mean)
-    return Group(table, footer)
+    return Group(table, *filter(None, (progress.barrier, progress.waiting)), footer)
 
 
 def node_table(progress: Progress) -> Table:

@@ -42,6 +42,8 @@ def status(reference: str | None, *, results: Path, as_json: bool) -> int:
             "state": state.value,
             "phase": progress.phase if progress else None,
             "accuracy": progress.accuracy if progress else None,
+            "barrier": progress.barrier or None if progress else None,
+            "waiting": progress.waiting or None if progress else None,
             "links": _link_changes(progress) if progress else None,
             "nodes": nodes,
             "verdict": verdict.get("verdict"),
@@ -60,6 +62,8 @@ def status(reference: str | None, *, results: Path, as_json: bool) -> int:
         console.print(f"  {reason}", markup=False, highlight=False)
     if progress is not None:
         console.print(node_table(progress))
+        for line in filter(None, (progress.barrier, progress.waiting)):
+            console.print(line, markup=False, highlight=False)
         if progress.last_change is not None:
             at, what = progress.last_change
             times = "once" if progress.link_changes == 1 else f"{progress.link_changes} times"
@@ -81,7 +85,8 @@ def read_progress(folder: RunFolder) -> Progress | None:
     if plan is None:
         return None
     names = tuple(str(node.name) for node in plan.nodes)
-    progress = Progress(nodes=names, stop=plan.coordinator.stop)
+    told = plan.coordinator
+    progress = Progress(nodes=names, stop=told.stop, standby=told.standby)
     for member, event in Follower(folder, nodes=names).poll():
         progress.feed(member, event)
     return progress

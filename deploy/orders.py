@@ -29,11 +29,13 @@ from node.errors import ConfigError
 from node.units import Nanos
 
 DONE: Final = {
+    "join": "joined",
     "leave": "told to leave",
     "crash": "killed",
     "pause": "paused",
     "resume": "resumed",
     "restart": "restarted",
+    "return": "brought back",
 }
 """What was done to a node, for people."""
 BY_PLAN: Final = "plan"
@@ -150,7 +152,7 @@ def merged(*timelines: Iterable[Step]) -> list[Step]:
 
 def state_before(topology: Topology, steps: Sequence[Step], at_ns: Nanos) -> NetworkState:
     """The network just before a time."""
-    state = NetworkState.initial(topology.network, topology.timeline)
+    state = NetworkState.initial(topology.network, topology.standby)
     for step in steps:
         if step.at_ns < at_ns:
             state = state.after(step.actions)

@@ -36,8 +36,10 @@ from node.config import (
     NodeConfig,
     PartitionConfig,
     PeerLink,
+    RoundsConfig,
     StopConfig,
     TrainingConfig,
+    Unreachable,
     to_json,
 )
 from node.core.ids import COORDINATOR, NodeId
@@ -93,8 +95,9 @@ class PlannedAction:
     """Something that the backend does to a node at a time on the run clock.
 
     Args:
-        verb: leave (stopped in order), crash (killed), pause, resume, or restart (killed and
-            started again, or only started where it was stopped).
+        verb: join (started for the first time), leave (stopped in order), crash (killed), pause,
+            resume, restart (killed and started again, or only started where it was stopped), or
+            return (started again after it left or crashed).
         what: the same for people.
     """
 
@@ -286,7 +289,7 @@ class _Shared:
 
 
 def _actions(topology: Topology) -> tuple[PlannedAction, ...]:
-    """What the backend does to nodes. A node that joins runs already; only its paths come."""
+    """What the backend does to nodes; one that joins at the start runs already."""
     return tuple(
         PlannedAction(
             at_ns=step.at_ns,
@@ -296,7 +299,8 @@ def _actions(topology: Topology) -> tuple[PlannedAction, ...]:
         )
         for step in topology.timeline
         for action in step.actions
-        if isinstance(action, NodeAction) and action.verb != "join"
+        if isinstance(action, NodeAction)
+        and (action.verb != "join" or action.node in topology.standby)
     )
 
 
@@ -321,6 +325,7 @@ def _node_config(shared: _Shared, node: Node, index: int) -> NodeConfig:
         deadlines=_deadlines(file),
         results=shared.results,
         owner=shared.owner,
+        rounds=rounds_config(shared.topology),
     )
 
 
@@ -388,6 +393,37 @@ def _coordinator_config(shared: _Shared, nodes: Iterable[PlannedNode]) -> Coordi
         deadlines=deadlines,
         results=shared.results,
         owner=shared.owner,
+        rounds=rounds_config(shared.topology),
+        overlay=tuple((a, b) for a, b in _edges(shared.topology)),
+        standby=shared.topology.standby,
+    )
+
+
+def _edges(topology: Topology) -> Iterator[tuple[NodeId, NodeId]]:
+    """The pairs that exchange, each once, in the order of the nodes."""
+    done: set[NodeId] = set()
+    for node, others in topology.overlay.items():
+        yield from ((node, other) for other in others if other not in done)
+        done.add(node)
+
+
+def rounds_config(topology: Topology) -> RoundsConfig:
+    """The file's barriers, defaults filled in."""
+    file = topology.file
+    given = file.signaling
+    every = len(topology.nodes)
+    full = all(len(others) == every - 1 for others in topology.overlay.values())
+    there = every - len(topology.standby)
+    return RoundsConfig(
+        mode=file.mode or find(file.algorithm.name).MODES[0],
+        unreachable=given.unreachable or (Unreachable.PEERS if full else Unreachable.EDGES),
+        max_connection_retry=given.max_connection_retry,
+        connection_timeout_ns=given.connection_timeout,
+        min_participants=given.min_participants or min(RoundsConfig().min_participants, there),
+        quorum=given.quorum,
+        gather_ns=given.gather,
+        share_ns=given.share,
+        sync_ns=given.sync,
     )
 
 

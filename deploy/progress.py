@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,28 @@ from node.units import SECOND
 _SAID = {
     "gathering": "starting nodes",
     "preparing": "nodes get ready to train",
+    "connecting": "nodes connect",
     "running": "training",
+    "recovering": "the coordinator is back: nodes tell it how far they are",
 }
 
 DEPLOY = "deploy"
 """Whose records tell what was done to nodes."""
+STANDBY = "standby"
 _AFTER = {
+    "join": "starting",
     "leave": "leaving",
     "crash": "killed",
     "pause": "paused",
     "resume": "training",
     "restart": "restarted",
+    "return": "starting",
 }
 """The state of a node after that was done to it."""
+_ENDED = ("failed", "lost", "expelled")
+"""What the coordinator calls a member that is gone, with a reason."""
+_COMING = frozenset({"starting", "restarted", "joining", "joined", "syncing"})
+"""States of nodes that do not take part yet: the run's round and accuracy leave them out."""
 
 
 @dataclass(slots=True)
@@ -42,6 +51,15 @@ class Row:
     error: str = ""
     what: str = ""
     """What was done to it on purpose last."""
+    late: bool = False
+    """It came, or came back, while the run went on."""
+    gone: bool = False
+    """It is not there (any more); that all nodes leave at the end is not meant."""
+
+    @property
+    def counts(self) -> bool:
+        """It takes part in what the run has reached."""
+        return not self.gone and not (self.late and self.state in _COMING)
 
 
 class Progress:
@@ -50,11 +68,21 @@ class Progress:
     Args:
         nodes: their names, in the order of the table.
         stop: the stop conditions, for the progress bar.
+        standby: nodes that are not there at the start.
     """
 
-    def __init__(self, *, nodes: tuple[str, ...], stop: StopConfig) -> None:
+    def __init__(
+        self, *, nodes: tuple[str, ...], stop: StopConfig, standby: Collection[str] = ()
+    ) -> None:
         self.rows = {name: Row(node=name) for name in nodes}
+        for name in standby:
+            row = self.rows[name]
+            row.state, row.late, row.gone = STANDBY, True, True
         self.phase = "starting"
+        self.barrier = ""
+        """The newest barrier: its round, state and attempt, and what it waits for."""
+        self.waiting = ""
+        """That there are too few nodes for a round; empty: there are enough."""
         self.link_changes = 0
         """Times at which links have changed so far."""
         self.last_change: tuple[float, str] | None = None
@@ -68,15 +96,24 @@ class Progress:
         return self.started_at is not None
 
     @property
+    def gone(self) -> set[str]:
+        """The nodes that are not there (any more), and are not waited for."""
+        return {row.node for row in self.rows.values() if row.gone}
+
+    @property
+    def _there(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.counts]
+
+    @property
     def accuracy(self) -> float | None:
-        """Mean over all nodes, once each has been evaluated."""
-        known = [row.accuracy for row in self.rows.values() if row.accuracy is not None]
-        return sum(known) / len(known) if known and len(known) == len(self.rows) else None
+        """Mean over all nodes that are there, once each has been evaluated."""
+        known = [row.accuracy for row in self._there if row.accuracy is not None]
+        return sum(known) / len(known) if known and len(known) == len(self._there) else None
 
     @property
     def round(self) -> int:
-        """What every node has reached."""
-        return min((row.round for row in self.rows.values()), default=0)
+        """What every node that is there has reached."""
+        return min((row.round for row in self._there), default=0)
 
     def fraction(self, *, now: float) -> float:
         """How near the run is to its first stop condition, 0 to 1; `now` is Unix time."""
@@ -99,11 +136,13 @@ class Progress:
     def _of_node(self, row: Row, event: Mapping[str, Any]) -> list[str]:
         kind = event.get("kind")
         if kind == "state":
-            row.state = str(event.get("state", row.state))
+            if row.state not in _ENDED:  # how it goes is no news then
+                row.state = str(event.get("state", row.state))
         elif kind == "evaluation":
             row.accuracy = as_float(event.get("accuracy"))
         elif kind == "round":
-            row.state = "training"
+            if row.state not in _ENDED:
+                row.state = "training"
             row.loss = as_float(event.get("loss"))
             row.round = as_int(event.get("round"), row.round - 1) + 1
         elif kind == "error":
@@ -134,7 +173,9 @@ class Progress:
         what = "; ".join(map(str, event.get("what") or ()))
         if event.get("error"):
             return [f"{row.node}: not {what}: {event['error']}"]
-        row.state = _AFTER.get(str(event.get("verb")), row.state)
+        verb = str(event.get("verb"))
+        row.state = _AFTER.get(verb, row.state)
+        row.gone = verb in ("leave", "crash") or (row.gone and verb in ("pause", "resume"))
         row.what = what
         return [f"{row.node}: {what}"]
 
@@ -151,6 +192,7 @@ class Progress:
                 return []
             case "finish":
                 self.phase = "ended"
+                self.barrier = self.waiting = ""
                 return []
             case "stop":
                 return [f"stopping: {event.get('reason')}"]
@@ -158,6 +200,12 @@ class Progress:
                 return [f"{event.get('kind')}: {event.get('message')}"]
             case "member":
                 return self._of_member(event)
+            case "rounds":
+                return self._of_rounds(event)
+            case "waiting":
+                return self._of_waiting(event)
+            case "edge" | "sync":
+                return _told(event)
             case _:
                 return []
 
@@ -167,12 +215,66 @@ class Progress:
         state = str(event.get("state"))
         if row is None:
             return []
-        if state == "joined":
-            row.emulator = str(event.get("emulator", ""))
-        if state in ("failed", "lost"):
-            row.state = state
+        if state in ("joined", "returned", "idle"):
+            row.emulator = str(event.get("emulator", row.emulator))
+        if row.state in _ENDED and state in (*_ENDED, "left", "killed"):
+            return []  # what took it away says more than how it went
+        if state in _ENDED:
+            row.state, row.gone = state, True
             row.error = str(event.get("error") or "")
-            return [f"{row.node}: {row.error or state}"]
-        if state in ("done", "idle"):
-            row.state = state
+            told = f"{state}: {row.error}" if state == "expelled" else row.error or state
+            return [f"{row.node}: {told}"]
+        early = state in ("left", "killed") and self.phase == "running"
+        if state in ("done", "idle", "away") or early:
+            row.state, row.gone = state, early or row.gone
+        elif state in ("joined", "returned") and self.started:
+            row.state, row.late, row.gone, row.error = "joining", True, False, ""
+            return [f"{row.node}: {state}"]
+        elif state == "syncing":
+            row.state, row.late, row.gone = state, True, False
+        elif state in ("synced", "present", "back"):
+            row.state, row.gone = "training", False
         return []
+
+    def _of_rounds(self, event: Mapping[str, Any]) -> list[str]:
+        """A barrier goes on; only what is out of the ordinary is worth a line."""
+        state, attempt = str(event.get("state")), as_int(event.get("attempt"), 0)
+        why = str(event.get("why") or "")
+        if state != "lobby":
+            self.waiting = ""
+        self.barrier = f"round {event.get('round')}: {state}"
+        if state == "connect":
+            self.barrier += f", attempt {attempt}"
+        if state == "connect" and attempt > 1:
+            return [f"{self.barrier}: {why}"]
+        if state == "share" and why.startswith("given up"):
+            return [f"{self.barrier}: {why}"]
+        return []
+
+    def _of_waiting(self, event: Mapping[str, Any]) -> list[str]:
+        """Too few nodes for a round, or some that are late for it."""
+        if "needed" not in event:
+            names = ", ".join(map(str, event.get("for") or ()))
+            return [f"round {event.get('round')}: waiting for {names}"]
+        present, needed = as_int(event.get("present"), 0), as_int(event.get("needed"), 0)
+        before = self.waiting
+        self.waiting = f"waiting for {needed - present} more of {needed} participants"
+        return [] if self.waiting == before else [self.waiting]
+
+
+def _told(event: Mapping[str, Any]) -> list[str]:
+    """A connection that was given up or is back, or a model on its way."""
+    state = event.get("state")
+    if event.get("kind") == "edge":
+        pair = " - ".join(map(str, event.get("peers") or ()))
+        return [f"{pair}: {'not connected' if state == 'dropped' else 'connected again'}"]
+    member, provider = event.get("member"), event.get("provider")
+    match state:
+        case "assigned":
+            return [f"{member}: gets the model from {provider}"]
+        case "failed":
+            return [f"{member}: did not get the model from {provider}: {event.get('reason')}"]
+        case "done":
+            return [f"{member}: has the model" + (f" of {provider}" if provider else "")]
+        case _:
+            return []

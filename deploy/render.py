@@ -34,6 +34,9 @@ TOPOLOGY_LABEL: Final = "peerbed.topology"
 NODE_LABEL: Final = "peerbed.node"
 RESULTS_LABEL: Final = "peerbed.results"
 
+STANDBY_PROFILE: Final = "standby"
+"""Compose's profile of nodes that are not there at the start."""
+
 EMULATORS: Final = (Emulator.NETEM, Emulator.NFQUEUE)
 ENVIRONMENT_MAX: Final = 128 * 1024 - len("PEERBED_CONFIG=") - 1
 """Linux takes no longer string into a process's environment."""
@@ -97,7 +100,11 @@ def _configs(plan: Plan) -> dict[str, Config]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Member:
-    """One service; `capability` is all that it gets beyond Docker's defaults."""
+    """One service; `capability` is all that it gets beyond Docker's defaults.
+
+    Args:
+        standby: it is not there at the start, so that a plain `up` leaves it out.
+    """
 
     name: str
     command: str
@@ -106,6 +113,7 @@ class _Member:
     labels: dict[str, str]
     address: str
     config: str
+    standby: bool = False
 
 
 def _members(plan: Plan, labels: dict[str, str]) -> Iterator[_Member]:
@@ -127,6 +135,7 @@ def _members(plan: Plan, labels: dict[str, str]) -> Iterator[_Member]:
             labels=labels | {NODE_LABEL: node.name},
             address=str(node.address),
             config=pack(to_json(node.config)),
+            standby=node.name in plan.coordinator.standby,
         )
 
 
@@ -177,7 +186,7 @@ def _environment() -> Environment:
         autoescape=False,
     )
     environment.filters |= {"quoted": _quoted, "literal": _literal}
-    environment.globals |= {"RESULTS": RESULTS, "DATA": DATA}
+    environment.globals |= {"RESULTS": RESULTS, "DATA": DATA, "STANDBY_PROFILE": STANDBY_PROFILE}
     return environment
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploy.history import Event, as_float, of_kind
 from deploy.live import percent, size
+from deploy.membership import PRESENT, Spell, parts
 from deploy.plan import plan_from_json
 from deploy.records import read_events
 from deploy.results import RunFolder, writing
@@ -87,9 +88,17 @@ def _nodes(summary: Mapping[str, Any]) -> Table:
             percent(as_float(node.get("accuracy"))),
             "-" if loss is None else f"{loss:.3f}",
             *(size(counts.get(key)) for key in ("model", "wire", "cancelled")),
-            str(node.get("stop") or "-"),
+            _end(node),
         )
     return table
+
+
+def _end(node: Mapping[str, Any]) -> str:
+    """The stop condition at which a node ended, or what became of it before."""
+    state = node.get("state", PRESENT)
+    if state == PRESENT:
+        return str(node.get("stop") or "-")
+    return f"{state}: {node['reason']}" if node.get("reason") else str(state)
 
 
 def _links(links: Mapping[str, Any]) -> Table:
@@ -156,10 +165,24 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
         f"{size(counts.get('model'))} of model sent, {size(counts.get('cancelled'))} cancelled,"
         f" {size(counts.get('wire'))} on the wire",
     ]
+    if told := _barriers(summary.get("signaling") or {}):
+        lines.append(told)
     if times:
         reached = ", ".join(f"{target} after {after}" for target, after in times.items())
         lines.append(f"mean accuracy reached {reached}")
     return lines
+
+
+def _barriers(signaling: Mapping[str, Any]) -> str:
+    """What the barriers took, where there was more than one, or one had to be tried again."""
+    if signaling.get("rounds", 0) < 2 and not signaling.get("retries"):
+        return ""
+    syncs = sum(sync.get("state") == "done" for sync in signaling.get("syncs") or ())
+    dropped = len(signaling.get("dropped_edges") or ())
+    return (
+        f"{signaling['rounds']} barriers ({signaling.get('mode')}), {signaling['retries']} retries,"
+        f" {dropped} connections given up, {syncs} model syncs"
+    )
 
 
 # The picture -------------------------------------------------------------------------------------
@@ -178,6 +201,8 @@ def plot_run(folder: RunFolder, path: Path) -> None:
     except (OSError, PeerbedError):
         raise ConfigError("this run has no plan to draw", where=str(folder.path)) from None
     nodes = {str(n.name): read_events(folder.node_file(str(n.name)))[0] for n in plan.nodes}
+    told, standby = read_events(folder.coordinator_file)[0], plan.coordinator.standby
+    spells = {n: p.spells for n, p in parts(told, nodes=nodes, standby=standby).items()}
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -188,7 +213,7 @@ def plot_run(folder: RunFolder, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    _draw_accuracy(left, nodes)
+    _draw_accuracy(left, nodes, spells)
     _draw_bytes(right, nodes)
     figure.suptitle(f"{folder.topology}: {_caption(folder)}", fontsize=11)
     with writing(path.parent):
@@ -203,7 +228,9 @@ def _caption(folder: RunFolder) -> str:
     return ", ".join(str(word) for word in words if word)
 
 
-def _draw_accuracy(axes: Axes, nodes: Mapping[str, Sequence[Event]]) -> None:
+def _draw_accuracy(
+    axes: Axes, nodes: Mapping[str, Sequence[Event]], spells: Mapping[str, Sequence[Spell]]
+) -> None:
     from deploy.summary import accuracy_over_time, mean_over_time
 
     few = len(nodes) <= 8
@@ -214,7 +241,7 @@ def _draw_accuracy(axes: Axes, nodes: Mapping[str, Sequence[Event]]) -> None:
             *_columns(points), label=label, linewidth=width, alpha=0.7, drawstyle="steps-post"
         )
     axes.plot(
-        *_columns(mean_over_time(nodes)),
+        *_columns(mean_over_time(nodes, spells)),
         label="mean",
         color="black",
         linewidth=2,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from deploy import interventions
+from deploy import interventions, signaling
 from deploy.history import Event, History, as_float, as_int, last, of_kind, started_at
+from deploy.membership import STANDBY, Part, Spell, parts, took_part
 
 TARGETS: Final = (0.5, 0.8, 0.9, 0.95)
 """Mean accuracies whose time is told, besides the run's own target."""
@@ -18,6 +20,7 @@ BYTES: Final = {
     "wire": "wire_tx",
     "delivered": "model_delivered",
     "received": "model_received",
+    "sync": "sync_sent",
 }
 """Fields of the summary, and of the nodes' `bytes` records that they come from."""
 
@@ -27,10 +30,16 @@ Points = list[tuple[float, float]]
 def summarise(history: History) -> dict[str, Any]:
     """The content of `summary.json`."""
     plan = history.plan
-    nodes = {name: _node(history, name) for name in history.nodes}
+    found = parts(history.coordinator, nodes=history.nodes, standby=plan.coordinator.standby)
+    excused = interventions.excused(history)
+    nodes = {
+        name: _node(history, name, part=part, on_purpose=excused.get(name))
+        for name, part in found.items()
+    }
+    there = [nodes[name] for name in took_part(found)]
     target = plan.coordinator.stop.accuracy
     targets = sorted({*TARGETS, *([target] if target is not None else [])})
-    mean = mean_over_time(history.nodes)
+    mean = mean_over_time(history.nodes, {name: part.spells for name, part in found.items()})
     return {
         "topology": plan.topology,
         "run": plan.run_id,
@@ -40,21 +49,25 @@ def summarise(history: History) -> dict[str, Any]:
         "seed": plan.seed,
         "stop": last(history.coordinator, "stop").get("reason"),
         "duration_s": duration_s(history),
-        # What every node has ended; each node's own number is under `nodes`.
-        "rounds": min((node["rounds"] for node in nodes.values()), default=0),
-        "accuracy": spread(node["accuracy"] for node in nodes.values())
+        # Of those that were there at the end; each node's own is under `nodes`.
+        "rounds": min((node["rounds"] for node in there), default=0),
+        "accuracy": spread(node["accuracy"] for node in there)
         | {"merged": as_float(last(history.coordinator, "merged").get("accuracy"))},
-        "loss": spread(node["loss"] for node in nodes.values())
+        "loss": spread(node["loss"] for node in there)
         | {"merged": as_float(last(history.coordinator, "merged").get("loss"))},
-        "bytes": {key: _sum(node["bytes"][key] for node in nodes.values()) for key in BYTES},
+        "bytes": {
+            key: _sum(node["bytes"][key] for node in nodes.values() if node["state"] != STANDBY)
+            for key in BYTES
+        },
         "time_to_accuracy": {f"{target:g}": first_time(mean, target) for target in targets},
         "staleness": spread(node["staleness"]["mean"] for node in nodes.values()),
+        "signaling": signaling.summary(history),
         "interventions": interventions.summary(history),
         "nodes": nodes,
     }
 
 
-def _node(history: History, name: str) -> dict[str, Any]:
+def _node(history: History, name: str, *, part: Part, on_purpose: str | None) -> dict[str, Any]:
     """One node's part of the summary."""
     events = history.nodes[name]
     rounds, evaluation = of_kind(events, "round"), last(events, "evaluation")
@@ -65,8 +78,9 @@ def _node(history: History, name: str) -> dict[str, Any]:
     done = [e for e in of_kind(history.coordinator, "member") if e.get("member") == name]
     ended = last([e for e in done if e.get("state") == "done"], "member")
     state = history.ending.members.get(name)
-    fate = interventions.stopped(history).get(name)
     return {
+        "state": part.state,
+        "reason": part.reason,
         "rounds": ended_rounds(events),
         "accuracy": as_float(evaluation.get("accuracy")),
         "loss": as_float(evaluation.get("loss")),
@@ -77,7 +91,7 @@ def _node(history: History, name: str) -> dict[str, Any]:
         "late_s": _sum_float(event.get("late_s") for event in rounds),
         "stop": ended.get("reason") or last(events, "stop").get("reason"),
         "exit_status": state.exit_status if state is not None else None,
-        "on_purpose": fate.what if fate is not None else None,
+        "on_purpose": on_purpose,
     }
 
 
@@ -121,19 +135,36 @@ def accuracy_over_time(events: Sequence[Event]) -> Points:
     return points
 
 
-def mean_over_time(nodes: Mapping[str, Sequence[Event]]) -> Points:
-    """The mean of the newest accuracies of all nodes, from when each has one."""
+def mean_over_time(
+    nodes: Mapping[str, Sequence[Event]], spells: Mapping[str, Sequence[Spell]] | None = None
+) -> Points:
+    """The mean of the newest accuracies of those that take part, from when each has one.
+
+    One that comes later counts from its first evaluation on; what it knew in an earlier life does
+    not.
+
+    Args:
+        spells: when each took part; None: all did, all the time.
+    """
+    always = (Spell(since_s=0.0, until_s=math.inf),)
+    took = {name: always if spells is None else tuple(spells.get(name, ())) for name in nodes}
     merged = sorted(
         (t, name, accuracy)
         for name, events in nodes.items()
         for t, accuracy in accuracy_over_time(events)
     )
-    newest: dict[str, float] = {}
+    newest: dict[str, tuple[float, float]] = {}
     points = []
     for t, name, accuracy in merged:
-        newest[name] = accuracy
-        if len(newest) == len(nodes):
-            points.append((t, fmean(newest.values())))
+        newest[name] = (t, accuracy)
+        now = {n: spell for n, each in took.items() for spell in each if t in spell}
+        known = [newest[n][1] for n, spell in now.items() if n in newest and newest[n][0] in spell]
+        waiting = any(
+            spell.since_s == 0.0 and (n not in newest or newest[n][0] not in spell)
+            for n, spell in now.items()
+        )
+        if known and not waiting:
+            points.append((t, fmean(known)))
     return points
 
 

@@ -38,15 +38,20 @@ class Backend(Protocol):
         """What the manifest should say about the place: versions, image."""
 
     def start(self, plan: Plan, folder: RunFolder, *, interrupted: Interrupted) -> None:
-        """Start all members; returns early when `interrupted`. Raises RunFailed."""
+        """Start all members but those on standby; returns early when `interrupted`.
+
+        Raises:
+            RunFailed: they cannot be started.
+        """
 
     def poll(self, folder: RunFolder) -> Mapping[str, MemberState]:
         """Every member that was started and not removed."""
 
     def act(self, folder: RunFolder, node: str, verb: str) -> None:
-        """Do something to a node: leave, crash, pause, resume or restart. Returns when it is done.
+        """Do something to a member: join, leave, crash, pause, resume, restart or return.
 
-        May be called from several threads at once. Raises RunFailed where it cannot be done.
+        Returns when it is done. The coordinator, too, may be restarted. May be called from several
+        threads at once. Raises RunFailed where it cannot be done.
         """
 
     def stop(self, folder: RunFolder, *, grace_s: float = STOP_GRACE_S) -> list[str]:

@@ -24,7 +24,7 @@ from deploy.backends.base import STOP_GRACE_S, Interrupted
 from deploy.history import MemberState
 from deploy.plan import BackendKind, Plan
 from deploy.processes import end_all, labels
-from deploy.render import NODE_LABEL, RESULTS_LABEL, RUN_LABEL
+from deploy.render import NODE_LABEL, RESULTS_LABEL, RUN_LABEL, STANDBY_PROFILE
 from deploy.results import RunFolder, writing
 from node.errors import ConfigError, EnvironmentFault, PeerbedError, RunFailed
 
@@ -101,13 +101,18 @@ class DockerBackend:
 
     def start(self, plan: Plan, folder: RunFolder, *, interrupted: Interrupted) -> None:
         output = folder.log_file("compose")
-        status = self._compose(
-            ["up", "-d", "--no-build"],
-            folder=folder,
-            timeout_s=_UP_TIMEOUT_S + 4 * len(plan.nodes),
-            interrupted=interrupted,
-        )
-        if status != 0 and not interrupted():
+        timeout_s = _UP_TIMEOUT_S + 4 * len(plan.nodes)
+        steps = [["up", "-d", "--no-build"]]
+        if plan.coordinator.standby:  # made now, so that starting one takes no time then
+            steps.insert(0, ["up", "--no-start", "--no-build", *plan.coordinator.standby])
+        for step in steps:
+            status = self._compose(
+                step, folder=folder, timeout_s=timeout_s, interrupted=interrupted
+            )
+            if interrupted():
+                return
+            if status == 0:
+                continue
             raise RunFailed(
                 f"Compose could not start the containers: {_last_words(output)}",
                 where=str(output),
@@ -256,6 +261,8 @@ class DockerBackend:
             str(folder.compose_file),
         ]
         settings = {"COMPOSE_IGNORE_ORPHANS": "1", "COMPOSE_PROGRESS": "plain"}
+        if arguments[:2] != ["up", "-d"]:
+            settings["COMPOSE_PROFILES"] = STANDBY_PROFILE
         ours = labels(folder, member="compose")
         environment = {**host.foreign_environment(), **settings, **ours}
         if address := host.engine_address():
@@ -357,6 +364,13 @@ def _restart(container: Container) -> None:
     container.start()
 
 
+def _come_back(container: Container) -> None:
+    """Started again; one that is still on its way out ends first."""
+    if container.attrs["State"] not in ("created", "exited"):
+        container.wait(timeout=STOP_GRACE_S)
+    container.start()
+
+
 def _awake(container: Container) -> None:
     """The engine signals no container that is paused."""
     if container.attrs["State"] == "paused":
@@ -364,11 +378,13 @@ def _awake(container: Container) -> None:
 
 
 _ACTS: Final[Mapping[str, Callable[[Container], None]]] = {
+    "join": lambda container: container.start(),
     "leave": _leave,
     "crash": _crash,
     "pause": lambda container: container.pause(),
     "resume": lambda container: container.unpause(),
     "restart": _restart,
+    "return": _come_back,
 }
 
 

@@ -62,13 +62,14 @@ class LocalBackend:
         return {"python": sys.executable}
 
     def start(self, plan: Plan, folder: RunFolder, *, interrupted: Interrupted) -> None:
-        roles = {COORDINATOR: "coordinator"} | {str(node.name): "peer" for node in plan.nodes}
-        for member, role in roles.items():
+        names = [str(n.name) for n in plan.nodes if n.name not in plan.coordinator.standby]
+        for member in (COORDINATOR, *names):
             if interrupted():
                 return
-            self._launch(folder, member=member, role=role)
+            self._launch(folder, member)
 
-    def _launch(self, folder: RunFolder, *, member: str, role: str) -> None:
+    def _launch(self, folder: RunFolder, member: str) -> None:
+        role = "coordinator" if member == COORDINATOR else "peer"
         root = Path(__file__).resolve().parents[2]
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "node", role, "--config", str(folder.config_file(member))]
@@ -104,25 +105,34 @@ class LocalBackend:
 
     def act(self, folder: RunFolder, node: str, verb: str) -> None:
         child = self._children.get(node)
-        if child is None:
+        if verb == "join" and (child is None or child.poll() is not None):
+            self._launch(folder, node)
+        elif child is None:
             raise RunFailed("it has no process of ours", where=node)
-        if verb == "restart":
-            self._restart(folder, node, child)
+        elif verb == "restart":
+            signal_all(folder, signal.SIGKILL, member=node)
+            self._again(folder, node, child)
+        elif verb == "return":
+            self._again(folder, node, child)
         elif child.poll() is not None:
             raise RunFailed(f"cannot {verb}: its process has ended", where=node)
         elif verb == "leave":
             signal_all(folder, signal.SIGCONT, member=node)
             child.send_signal(signal.SIGTERM)
-        else:
+        elif verb in _SIGNALS:
             signal_all(folder, _SIGNALS[verb], member=node)
+        else:
+            raise RunFailed(f"cannot {verb}: it runs", where=node)
 
-    def _restart(self, folder: RunFolder, node: str, child: subprocess.Popen[bytes]) -> None:
-        signal_all(folder, signal.SIGKILL, member=node)
+    def _again(self, folder: RunFolder, member: str, child: subprocess.Popen[bytes]) -> None:
+        """Start it once its former process has ended."""
         try:
             child.wait(timeout=STOP_GRACE_S)
         except subprocess.TimeoutExpired:
-            raise RunFailed("cannot restart: its process does not end", where=node) from None
-        self._launch(folder, member=node, role="peer")
+            raise RunFailed(
+                "cannot start it again: its process does not end", where=member
+            ) from None
+        self._launch(folder, member)
 
     def stop(self, folder: RunFolder, *, grace_s: float = STOP_GRACE_S) -> list[str]:
         alive = {s.member for s in self.poll(folder).values() if s.alive}

@@ -1,4 +1,4 @@
-"""Verbs that change a run while it goes on: link, partition, heal, kill, pause, resume, restart."""
+"""Verbs that change a run while it goes on: links that change, nodes that stop, go and come."""
 
 from __future__ import annotations
 
@@ -196,12 +196,50 @@ restart = _node_verb(
     "restart",
     """Kill a NODE and start it again, or start it where it has ended.
 
-    Its links are set up again as they are by then. For now it has no more part in the training:
-    it answers its peers and waits for the end.
+    Its links are set up again as they are by then. It gets the model from another node, and takes
+    part again from the next round on.
 
     \b
       deploy restart n-1
     """,
 )
 
-COMMANDS = (link, partition, heal, kill, pause, resume, restart)
+
+@click.command()
+@click.argument("node")
+@RUN
+@RESULTS
+@AS_JSON
+def add(*, node: str, run: str | None, results: Path, as_json: bool) -> int:
+    """Start a NODE that is on standby, and wait until it takes part.
+
+    Or one that has left or was killed. It gets the model from one of the others, and takes part
+    from the next round on.
+
+    \b
+      deploy add n-4
+    """
+    from deploy.control_members import add
+
+    return add(node, run=run, results=results, as_json=as_json)
+
+
+@click.command()
+@click.argument("node")
+@RUN
+@RESULTS
+@AS_JSON
+def remove(*, node: str, run: str | None, results: Path, as_json: bool) -> int:
+    """Let a NODE leave a run in order, and wait until it has.
+
+    Its paths go; it stores its model. `deploy add` brings it back.
+
+    \b
+      deploy remove n-1
+    """
+    from deploy.control_members import remove
+
+    return remove(node, run=run, results=results, as_json=as_json)
+
+
+COMMANDS = (link, partition, heal, kill, pause, resume, restart, add, remove)

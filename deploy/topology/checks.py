@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from deploy.topology import expand
@@ -43,6 +43,7 @@ def check_parts(document: Document, file: TopologyFile, broken: frozenset[str]) 
         (_overlay_kind, {"nodes", "overlay"}),
         (check_events, {"nodes", "network", "events"}),
         (_algorithm, {"algorithm"}),
+        (_mode, {"algorithm", "mode"}),
         (_partition, {"training"}),
         (_stop, {"stop"}),
         (_deadlines, {"deadlines"}),
@@ -274,6 +275,19 @@ def _algorithm(document: Document, file: TopologyFile) -> None:
     _option_values(document, kind, known, alone=not any(map(_required, fields.values())))
 
 
+def _mode(document: Document, file: TopologyFile) -> None:
+    """The algorithm can run in the mode that is asked for."""
+    if file.mode is None:
+        return
+    try:
+        modes = algorithms.find(file.algorithm.name).MODES
+    except ConfigError:
+        return  # said elsewhere
+    if file.mode not in modes:
+        message = f"{file.algorithm.name} cannot run in mode {file.mode.value}"
+        document.report(("mode",), message, f"it can in {' and '.join(m.value for m in modes)}")
+
+
 def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is field.default_factory is dataclasses.MISSING
 
@@ -313,6 +327,17 @@ def _deadlines(document: Document, file: TopologyFile) -> None:
     if file.deadlines.heartbeat * 2 > file.deadlines.lease:
         message = "a lease must be at least two heartbeats long"
         document.report(("deadlines", "lease"), message)
+
+
+def check_start(document: Document, file: TopologyFile, standby: Collection[NodeId]) -> None:
+    """Enough nodes are there from the start for a round."""
+    there = _count(file) - len(standby)
+    if not there:
+        message = "no node is there at the start: all are on standby, or join later"
+        document.report(("nodes",), message, "let some of them start", key=True)
+    elif (asked := file.signaling.min_participants or 0) > there:
+        message = f"{asked} nodes are needed for a round, and {there} are there at the start"
+        document.report(("signaling", "min_participants"), message, "the run would only wait")
 
 
 def check_paths(

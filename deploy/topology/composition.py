@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from deploy.topology.lives import latecomers
 from deploy.topology.model import TopologyFile
 from deploy.topology.network import Network, Route
 from deploy.topology.problems import Loc
 from deploy.topology.reader import Document
 from deploy.topology.state import Ends, NetworkState, later
-from deploy.topology.timeline import SetLink, Step
+from deploy.topology.timeline import NodeAction, SetLink, Step
 from deploy.topology.words import link_text
 from node.core.ids import NodeId
 from node.units import format_duration
@@ -50,7 +51,10 @@ def _may_meet(key: str, network: Network, steps: Sequence[Step]) -> bool:
 def _check(
     document: Document, file: TopologyFile, network: Network, steps: Sequence[Step], key: str
 ) -> None:
-    state, left = NetworkState.initial(network, steps), MAX_LOOKS
+    joining = {a.node for s in steps for a in s.actions if isinstance(a, NodeAction)}
+    # One that only `deploy add` brings counts as there: no order may make a path that cannot be.
+    absent = joining.intersection(latecomers(file, steps))
+    state, left = NetworkState.initial(network, absent), MAX_LOOKS
     for at_ns, what, now in ((0, (), state), *later(state, steps)):
         for source in network.nodes:
             left -= len(network.nodes) + len(network.bridges)

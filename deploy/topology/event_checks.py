@@ -35,9 +35,6 @@ _TAKES: Final = {
 }
 """Which keys an action needs, and which it takes besides."""
 
-_KEYS: Final = {key: field.alias or key for key, field in Event.model_fields.items()}
-"""From a field to the key in the file."""
-
 
 def check_events(document: Document, file: TopologyFile) -> None:
     """Each entry has one action, with the keys that belong to it and values that fit together."""
@@ -45,7 +42,7 @@ def check_events(document: Document, file: TopologyFile) -> None:
     bridges = set(expand.bridges(file))
     for index, event in enumerate(file.events):
         loc: Loc = ("events", index)
-        verbs = [name for name in ACTIONS if name in event.model_fields_set]
+        verbs = [name for name in ACTIONS if name in event.given()]
         if len(verbs) != 1:
             message = "an event has one action"
             if verbs:
@@ -61,7 +58,7 @@ def check_events(document: Document, file: TopologyFile) -> None:
 
 
 def _keys(document: Document, loc: Loc, event: Event, verb: str) -> None:
-    given = {_KEYS[name] for name in event.model_fields_set}
+    given = event.given()
     needs, takes = _NEEDS[verb], _TAKES[verb]
     for key in needs:
         if key not in given:
@@ -105,7 +102,7 @@ def _names(
     """Every name is one of the file's."""
     places = verb in ("link", "down", "up", "flap")
     known = {*nodes, *bridges} if places else {*nodes}
-    for at, name in _mentioned(getattr(event, verb)):
+    for at, name in _mentioned(event.of(verb)):
         if name in known:
             continue
         listed = sorted(known, key=natural)
@@ -129,7 +126,7 @@ def _counted(document: Document, loc: Loc, event: Event, verb: str, file: Topolo
     """`count` is of a group, and not of more than it has."""
     if event.count is None or verb not in NODE_ACTIONS:
         return
-    name = getattr(event, verb)
+    name = event.of(verb)
     group = file.nodes.get(name)
     if group is None or group.replicas is None:
         document.report((*loc, "count"), f"{name!r} is one node; a count is of a group", key=True)

@@ -116,12 +116,12 @@ def actions(event: Event, file: TopologyFile, network: Network) -> tuple[Action,
     if moment.actions is not None:
         return moment.actions
     verb = action_of(event)
-    return tuple(NodeAction(node=node, verb=verb) for node in names.nodes(getattr(event, verb)))
+    return tuple(NodeAction(node=node, verb=verb) for node in names.nodes(event.of(verb)))
 
 
 def action_of(event: Event) -> str:
     """The one action that an entry gives."""
-    return next(name for name in ACTIONS if name in event.model_fields_set)
+    return next(name for name in ACTIONS if name in event.given())
 
 
 def _wrong(index: int, event: Event, error: EventError) -> Wrong:
@@ -178,7 +178,7 @@ def _moments(index: int, event: Event, *, names: Names, file: TopologyFile) -> I
         return unrolling(index, event, names=names, file=file)
     assert event.at is not None
     if verb in NODE_ACTIONS:
-        names.nodes(getattr(event, verb))  # exist
+        names.nodes(event.of(verb))  # exist
         return [_Moment(at_ns=event.at, index=index, event=event, actions=None)]
     made, what = _link_actions(event, verb, names=names)
     return [_Moment(at_ns=event.at, index=index, event=event, actions=made, what=what)]

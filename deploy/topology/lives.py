@@ -2,14 +2,15 @@
 
 A node's life; what is not in the table is an error of the file:
 
-    state     join     pause    resume   leave   crash    restart
+    state     join     pause    resume   leave   crash    restart  return
     waiting   running
     running            paused            gone    crashed  running
     paused                      running  gone    crashed  running
-    gone                                                  running
-    crashed                              gone             running
+    gone                                                  running  running
+    crashed                              gone             running  running
 
-A node waits if the first thing that happens to it is that it joins; all others run from the start.
+A node waits if the file has it on `standby`, or if the first thing that happens to it is that it
+joins; all others run from the start.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from deploy.topology.expand import members
 from deploy.topology.model import Event, TopologyFile
 from deploy.topology.names import EventError, Names
 from deploy.topology.network import natural
-from deploy.topology.timeline import Action, Heal, LinkDown, LinkUp, Partition
+from deploy.topology.timeline import (
+    Action,
+    Heal,
+    LinkDown,
+    LinkUp,
+    NodeAction,
+    Partition,
+    Step,
+)
 from deploy.topology.words import link_text
 from node.core.ids import NodeId
 from node.core.rng import stream
@@ -38,16 +48,25 @@ NEXT: Final = {
     ("paused", "crash"): "crashed",
     ("paused", "restart"): "running",
     ("gone", "restart"): "running",
+    ("gone", "return"): "running",
     ("crashed", "leave"): "gone",
     ("crashed", "restart"): "running",
+    ("crashed", "return"): "running",
 }
-_NOW: Final = {
+NOW: Final = {
     "waiting": "has not joined yet",
     "running": "is running",
     "paused": "is paused",
     "gone": "has left",
     "crashed": "has crashed",
 }
+
+
+def on_standby(file: TopologyFile) -> tuple[NodeId, ...]:
+    """The nodes of the groups that the file has on standby."""
+    return tuple(
+        node for name, group in file.nodes.items() if group.standby for node in members(name, group)
+    )
 
 
 class Lives:
@@ -60,7 +79,7 @@ class Lives:
         self._held: set[tuple[str, str, str]] = set()
         self._parted = False
         self._drawn: Counter[tuple[str, str, Nanos]] = Counter()
-        for node in self._latecomers(file.events):
+        for node in (*on_standby(file), *self._latecomers(file.events)):
             self._state[node] = "waiting"
 
     def _latecomers(self, events: Iterable[Event]) -> Iterator[NodeId]:
@@ -109,7 +128,7 @@ class Lives:
 
     def nodes(self, event: Event, verb: str, *, at_ns: Nanos) -> tuple[tuple[NodeId, ...], str]:
         """The nodes to which a verb happens, drawn where the event says how many, and the words."""
-        name = getattr(event, verb)
+        name = event.of(verb)
         every = self._names.nodes(name)
         can = [node for node in every if (self._state[node], verb) in NEXT]
         at = f"at {format_duration(at_ns)}"
@@ -131,9 +150,28 @@ class Lives:
         return tuple(chosen), words
 
     def _why(self, node: NodeId) -> str:
-        return f"{node} {_NOW[self._state[node]]}"
+        return f"{node} {NOW[self._state[node]]}"
 
 
 def _hint(state: str) -> str:
     possible = [name for (now, name) in NEXT if now == state]
     return f"then it can only {' or '.join(possible)}"
+
+
+def latecomers(file: TopologyFile, timeline: Iterable[Step]) -> tuple[NodeId, ...]:
+    """The nodes that are not there at the start: on standby, or joining first of all.
+
+    One that joins at 0 is there; and where nobody else would be, so are those that join first.
+    """
+    first: dict[NodeId, tuple[str, Nanos]] = {}
+    for step in timeline:
+        for action in step.actions:
+            if isinstance(action, NodeAction):
+                first.setdefault(action.node, (action.verb, step.at_ns))
+    joining = {node: at for node, (verb, at) in first.items() if verb == "join" and at > 0}
+    waiting = {node for node in on_standby(file) if node not in first}
+    late = waiting | joining.keys()
+    if len(late) == sum(group.replicas or 1 for group in file.nodes.values()):
+        begin = min(joining.values(), default=0)
+        late -= {node for node, at in joining.items() if at == begin}
+    return tuple(sorted(late, key=natural))

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.topology import expand, formats
-from deploy.topology.checks import check_parts, check_paths
+from deploy.topology.checks import check_parts, check_paths, check_start
 from deploy.topology.composition import check_compositions
 from deploy.topology.event_checks import check_timeline
 from deploy.topology.expand import Node
 from deploy.topology.formats.yaml_writer import to_yaml
+from deploy.topology.lives import latecomers
 from deploy.topology.model import TopologyFile, spelled_out
 from deploy.topology.network import Network
 from deploy.topology.problems import Place, Problem, TopologyErrors
@@ -38,6 +39,7 @@ class Topology:
         network: the links between nodes and bridges.
         overlay: the neighbours of each node, in natural order.
         timeline: what happens to links and nodes, in order of time.
+        standby: nodes that are not there at the start; an event or `deploy add` starts them.
         warnings: how something was read that could be read otherwise, and what is not used.
     """
 
@@ -48,6 +50,7 @@ class Topology:
     network: Network
     overlay: Mapping[NodeId, tuple[NodeId, ...]]
     timeline: tuple[Step, ...] = ()
+    standby: tuple[NodeId, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
     @property
@@ -123,6 +126,8 @@ def _expanded(document: Document, file: TopologyFile, raw: bytes, path: Path) ->
         overlay = expand.overlay(file, network)
         check_paths(document, network, overlay)
         steps = check_timeline(document, file, network)
+        standby = latecomers(file, steps)
+        check_start(document, file, standby)
         check_compositions(document, file, network, steps)
     except ValueError as error:  # a random shape that does not connect
         document.report((section, "shape"), str(error), "try another seed or a higher degree")
@@ -136,6 +141,7 @@ def _expanded(document: Document, file: TopologyFile, raw: bytes, path: Path) ->
         network=network,
         overlay=overlay,
         timeline=steps,
+        standby=standby,
         warnings=tuple(document.warnings),
     )
 

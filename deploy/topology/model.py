@@ -1,29 +1,18 @@
 """What people write in a topology file, as frozen pydantic models (docs/topology.md).
 
-This module knows keys, types, units and defaults. What several keys mean together is checked in
-`checks.py` and computed in `expand.py`.
+This module knows keys, types, units and defaults; `settings.py` those of what is run. What several
+keys mean together is checked in `checks.py` and computed in `expand.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticKnownError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from deploy.topology.quantities import (
     NAME_PATTERN,
-    Accuracy,
     Chance,
     Count,
     Delay,
@@ -32,7 +21,6 @@ from deploy.topology.quantities import (
     Memory,
     Moment,
     Name,
-    NotNegative,
     Positive,
     Queue,
     Rate,
@@ -40,10 +28,8 @@ from deploy.topology.quantities import (
     Share,
     checked_name,
 )
-from node import algorithms, config
-from node.config import LinkPolicy, Pacing
-from node.training import catalog
-from node.units import SECOND
+from deploy.topology.settings import Algorithm, Deadlines, Signaling, Stop, Strict, Training
+from node.config import LinkPolicy, Mode
 
 SHORTHAND_GROUP: Final = "n"
 """`nodes: 3` is a group of this name."""
@@ -53,14 +39,6 @@ ShapeName = Literal[
     "ring", "line", "star", "full", "grid", "tree", "random-regular", "small-world", "scale-free"
 ]
 OverlayShape = Literal["network", ShapeName]
-
-
-class Strict(BaseModel):
-    """A mapping in the file: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
 
 
 # Nodes ------------------------------------------------------------------------------------------
@@ -159,6 +137,8 @@ class Group(Strict):
     share: Annotated[bool, Field(strict=True)] = False
     """All replicas together have one instance of each link of the group, behind a bridge of their
     own, instead of one each."""
+    standby: Annotated[bool, Field(strict=True)] = False
+    """Not there from the start: an event `join`, or `deploy add`, starts it."""
 
 
 def _group(value: object) -> object:
@@ -255,7 +235,7 @@ OverlayEntry = Annotated[
 # Events -----------------------------------------------------------------------------------------
 
 Ends = tuple[Name, Name]
-NODE_ACTIONS: Final = ("join", "leave", "crash", "pause", "resume", "restart")
+NODE_ACTIONS: Final = ("join", "leave", "crash", "pause", "resume", "restart", "return")
 
 
 def _affected(value: object) -> Ends | str:
@@ -291,7 +271,7 @@ class Event(Strict):
 
     Times are on the run clock, which starts with the training. Exactly one of the actions is
     given: `link` (with `set`), `down`, `up`, `partition`, `heal`, `join`, `leave`, `crash`,
-    `pause`, `resume`, `restart`; or, between two times, `flap` or `churn`.
+    `pause`, `resume`, `restart`, `return`; or, between two times, `flap` or `churn`.
     """
 
     at: Moment | None = None
@@ -320,7 +300,7 @@ class Event(Strict):
     """Ends the partition."""
 
     join: Name | None = None
-    """A node (or a group) that was not there comes into the network."""
+    """A node (or a group) that was not there is started, comes into the network and takes part."""
     leave: Name | None = None
     """A node (or a group) goes in order."""
     crash: Name | None = None
@@ -331,8 +311,10 @@ class Event(Strict):
     """Ends a pause."""
     restart: Name | None = None
     """A node (or a group) is killed and started again."""
+    comeback: Name | None = Field(default=None, alias="return")
+    """A node (or a group) that has left or crashed is started again and takes part."""
     count: Count | None = None
-    """join to restart, of a group: so many of its nodes, drawn at random; default: all."""
+    """join to return, of a group: so many of its nodes, drawn at random; default: all."""
 
     flap: Affected | None = None
     """Goes down for `lasting` in every `every`."""
@@ -350,103 +332,21 @@ class Event(Strict):
     seed: Seed | None = None
     """flap, churn, count: of what is drawn; default: the file's `seed`."""
 
+    def given(self) -> frozenset[str]:
+        """The keys that the file gives, as it writes them."""
+        return frozenset(EVENT_KEYS[field] for field in self.model_fields_set)
 
-# What is run ------------------------------------------------------------------------------------
-
-
-def _one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
-    """A check that a text is one of the names known when it is asked."""
-
-    def check(text: str) -> str:
-        if text not in (known := names()):
-            expected = ", ".join(map(repr, known))
-            raise PydanticKnownError("literal_error", {"expected": expected})
-        return text
-
-    return check
+    def of(self, action: str) -> Any:
+        """What an action is about; None where it is another's event."""
+        return getattr(self, _EVENT_FIELDS[action])
 
 
-class Algorithm(Strict):
-    """The algorithm and its options, which are the fields of its `Config`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: Annotated[str, AfterValidator(_one_of(algorithms.names))]
-    """A name that `deploy schema` lists."""
-    pacing: Pacing = Pacing.SEQUENTIAL
-    """sequential: one message at a time, in queue order; parallel: one at a time to each peer."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the file sets of the algorithm's own options."""
-        return dict(self.model_extra or {})
+EVENT_KEYS: Final = {name: field.alias or name for name, field in Event.model_fields.items()}
+"""From a field to the key in the file; some keys are no names in Python."""
+_EVENT_FIELDS: Final = {key: name for name, key in EVENT_KEYS.items()}
 
 
-class Partition(Strict):
-    """How the training samples are dealt out to the nodes."""
-
-    kind: Literal["iid", "shards", "dirichlet"] = "iid"
-    """iid: evenly. shards: sorted by label, cut, dealt. dirichlet: label shares drawn per node."""
-    shards: Count = 2
-    """shards: pieces that a node gets."""
-    alpha: Positive = 0.5
-    """dirichlet: concentration; small is skewed."""
-
-
-class Training(Strict):
-    """What is learnt, and how."""
-
-    dataset: Annotated[str, AfterValidator(_one_of(lambda: catalog.DATASETS))] = "digits"
-    """Name of a data set."""
-    model: Annotated[str, AfterValidator(_one_of(lambda: catalog.MODELS))] = "mlp"
-    """Name of a model."""
-    batch_size: Count = 16
-    """Samples in a training step."""
-    learning_rate: Positive = 0.1
-    """Step size of SGD."""
-    momentum: NotNegative = 0.0
-    """Of SGD."""
-    weight_decay: NotNegative = 0.0
-    """Of SGD."""
-    partition: Partition = Partition()
-    """How the training samples are dealt out."""
-    data_dir: str | None = None
-    """Folder of a data set that is not embedded; relative to the topology file."""
-    evaluate_every: Count = 1
-    """Rounds between two evaluations on the test set."""
-
-
-class Stop(Strict):
-    """When the run ends: at the first of these. At least one is given."""
-
-    rounds: Count | None = None
-    """Every node has ended this many rounds."""
-    time: Duration = 600 * SECOND
-    """On the run clock, which starts after the links are measured; default 10min."""
-    accuracy: Accuracy | None = None
-    """Mean test accuracy of the nodes, such as `95%`."""
-
-
-_WAITS: Final = config.Deadlines()
-
-
-class Deadlines(Strict):
-    """How long to wait for what."""
-
-    join: Duration = _WAITS.join_ns
-    """Until every node has said hello; default 90s."""
-    links: Duration = _WAITS.links_ns
-    """For measuring all links, three tries included; default 2min."""
-    ready: Duration = _WAITS.ready_ns
-    """Until every node is ready to train; default 2min."""
-    stop: Duration = _WAITS.stop_ns
-    """Until every node has left after the end; default 20s."""
-    heartbeat: Duration = _WAITS.heartbeat_ns
-    """Between two signs of life of a node; default 500ms."""
-    lease: Duration = _WAITS.lease_ns
-    """A node silent for this long counts as lost; default 10s."""
-    peer: Duration = _WAITS.peer_ns
-    """A peer out of reach for this long fails what is queued to it; default 10s."""
+# The whole --------------------------------------------------------------------------------------
 
 
 def _experiment(name: str) -> str:
@@ -483,6 +383,11 @@ class TopologyFile(Strict):
     """What they learn."""
     stop: Stop
     """When they stop."""
+    mode: Mode | None = None
+    """sync: a barrier before each round's sharing. async: one at the start, then only for the edges
+    of nodes that come. Default: the algorithm's own."""
+    signaling: Signaling = Signaling()
+    """Barriers: when they open, and what becomes of connections that cannot be set up."""
     links: LinkPolicy = LinkPolicy.WARN
     """What a link that measures wrong does: strict stops before training, warn makes the verdict
     invalid, off does not measure."""

@@ -56,15 +56,12 @@ class NetworkState:
     _made: list[Network] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @staticmethod
-    def initial(network: Network, timeline: Iterable[Step] = ()) -> NetworkState:
-        """Before anything has happened: nodes of which the first action is to join are not there,
-        unless that is at 0."""
-        first: dict[NodeId, tuple[str, Nanos]] = {}
-        for step in timeline:
-            for action in step.actions:
-                if isinstance(action, NodeAction):
-                    first.setdefault(action.node, (action.verb, step.at_ns))
-        absent = (node for node, (verb, at) in first.items() if verb == "join" and at > 0)
+    def initial(network: Network, absent: Iterable[NodeId] = ()) -> NetworkState:
+        """Before anything has happened.
+
+        Args:
+            absent: the nodes that are not there yet (`Topology.standby`).
+        """
         return NetworkState(base=network, absent=frozenset(absent))
 
     def after(self, actions: Iterable[Action]) -> NetworkState:
@@ -171,7 +168,7 @@ class _Change:
                 self._absent.add(action.node)
             case "crash":
                 self._crashed.add(action.node)
-            case "join" | "restart":
+            case "join" | "restart" | "return":
                 self._absent.discard(action.node)
                 self._crashed.discard(action.node)
 
@@ -190,7 +187,7 @@ class _Change:
 def states(topology: Topology) -> Iterator[tuple[Nanos, tuple[str, ...], NetworkState]]:
     """The network over the timeline: before anything happens (at 0, of nothing), then after each
     step: its time, what it was in words, and the state from then on."""
-    state = NetworkState.initial(topology.network, topology.timeline)
+    state = NetworkState.initial(topology.network, topology.standby)
     yield 0, (), state
     yield from later(state, topology.timeline)
 

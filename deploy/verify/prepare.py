@@ -27,8 +27,9 @@ _SPARE: Final = 30 * SECOND
 def loaded(plan: Plan, load: Load) -> Plan:
     """The plan of a run whose nodes measure the network instead of training on it.
 
-    Links are measured whatever the file's policy, no data set is needed, and what the file does to
-    nodes (not to links) is left out: the nodes are the instruments.
+    Links are measured whatever the file's policy, no data set is needed, there are no barriers, and
+    what the file does to nodes (not to links) is left out: the nodes are the instruments, and all
+    of them run from the start.
     """
     known = {(pair.source, pair.target): pair for pair in expected_pairs(plan.nodes)}
     alone = tuple(known[pair] for pair in load.sample.pairs if pair in known)
@@ -41,6 +42,8 @@ def loaded(plan: Plan, load: Load) -> Plan:
         candidates=len(alone),
         stop=stop,
         deadlines=deadlines,
+        rounds=None,
+        standby=(),
     )
     nodes = tuple(_node(node, load, stop, deadlines) for node in plan.nodes)
     return replace(plan, nodes=nodes, coordinator=coordinator, data_dir=None, actions=())
@@ -71,6 +74,7 @@ def _node(node: PlannedNode, load: Load, stop: StopConfig, deadlines: Deadlines)
             load=LoadConfig(
                 targets=_targets(load, node.name), renewals=load.renewals.get(node.name, ())
             ),
+            rounds=None,
         ),
     )
 

@@ -211,7 +211,7 @@ class Coordinator:
             self._roster.orders.forget(sender)
         else:
             return [*effects, *self._idle(sender, seat, now)]
-        state = "returned" if returned or alive else "joined"
+        state = "back" if alive else "returned" if returned else "joined"
         effects += [
             self._roster.welcome(sender, need_sync=not alive),
             noted(sender, state, emulator=hello.emulator),

@@ -115,7 +115,7 @@ def test_nodes_are_paused_killed_and_restarted(ring: Deploy) -> None:
         + "  - {at: 1s, link: [n-1, n-2], set: {delay: 25ms}}\n"
         + "  - {at: 2s, pause: n-2}\n  - {at: 3s, resume: n-2}\n"
     )
-    with ring.training("--set", "stop.time=18s", name="r") as process:
+    with ring.training("--set", "stop.time=24s", name="r") as process:
         log = ring.path("r") / "control.jsonl"
         until(lambda: len(events(log, "control")) == 2, what="pause and resume")
         for event, at in zip(events(log, "control"), (2.0, 3.0), strict=True):
@@ -128,7 +128,8 @@ def test_nodes_are_paused_killed_and_restarted(ring: Deploy) -> None:
         ok(ring.run("kill", "n-1", "--json"))
         ok(ring.run("restart", "n-1", "--json"))
         path = ring.path("r") / "nodes" / "n-1.jsonl"
-        until(lambda: bool(events(path, "idle")), what="n-1 is back, and idle")
+        before = len(events(path, "round"))
+        until(lambda: len(events(path, "round")) > before, what="n-1 is back, and trains")
         until(lambda: ping_ms(ring, "n-1", "n-2"), what="its links are there")
         found = ping_ms(ring, "n-1", "n-2")
         assert found is not None
@@ -137,6 +138,7 @@ def test_nodes_are_paused_killed_and_restarted(ring: Deploy) -> None:
     verdict = ring.verdict("r")
     assert verdict["reasons"] == ["the links were not measured (links: off)"], done.err
     said = [re.sub(r" at [0-9.]+ s.*", "", remark) for remark in verdict["remarks"]]
+    provider, took = re.findall(r"from (n-[02]) in ([0-9.]+) s", said[-1])[0]
     assert said == [
         "n-2: paused by plan",
         "n-2: resumed by plan",
@@ -144,5 +146,6 @@ def test_nodes_are_paused_killed_and_restarted(ring: Deploy) -> None:
         "n-2: resumed by hand",
         "n-1: killed by hand",
         "n-1: restarted by hand",
+        f"n-1: got the model from {provider} in {took} s",
     ]
     assert "n-1: killed by hand at" in done.err

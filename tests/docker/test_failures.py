@@ -112,13 +112,17 @@ def test_a_node_hangs(deploy: Deploy) -> None:
     check_kept(deploy, "hung")
 
 
-def test_the_coordinator_is_killed(deploy: Deploy) -> None:
+def test_the_coordinator_is_removed(deploy: Deploy) -> None:
+    """One that is only killed is started again: tests/docker/test_signaling.py."""
     with deploy.training(name="headless") as process:
-        deploy.container("headless", "coordinator").kill()
+        deploy.container("headless", "coordinator").remove(force=True)
         done = end(process)
     assert done.status == 1
-    assert "the coordinator ended unexpectedly (killed by signal 9)" in done.out
-    check_kept(deploy, "headless")
+    assert "the coordinator ended unexpectedly (it is gone)" in done.out
+    path = deploy.path("headless")
+    readable(path)
+    assert (path / "summary.json").exists()
+    assert deploy.leftovers() == []
 
 
 @pytest.fixture

@@ -60,7 +60,13 @@ def node_events(name: str, *, rounds: int = 2, start: float = 0.0) -> list[Event
             ),
         ]
     counts = {"model_sent": 1000, "model_delivered": 900, "model_received": 950}
-    counts |= {"control_sent": 50, "cancelled": 100, "wire_tx": 1200, "wire_rx": 1100}
+    counts |= {
+        "sync_sent": 20,
+        "control_sent": 50,
+        "cancelled": 100,
+        "wire_tx": 1200,
+        "wire_rx": 1100,
+    }
     end = start + rounds + 0.3
     return [*made, event(name, "bytes", end, **counts), event(name, "finish", end, reason="rounds")]
 

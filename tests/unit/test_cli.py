@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RING = str(ROOT / "topologies" / "ring.yaml")
 VERBS = {
     "up", "down", "status", "logs", "wait", "validate", "render", "build", "schema", "doctor",
-    "results", "link", "partition", "heal", "kill", "pause", "resume", "restart",
+    "results", "link", "partition", "heal", "kill", "pause", "resume", "restart", "add", "remove",
     "verify", "convert", "paths", "timeline",
 }  # fmt: skip
 

@@ -193,7 +193,7 @@ def test_a_node_that_joins_later_is_there_without_paths() -> None:
     assert config.up == (AccessLink(name="c>w", rate_bps=50_000_000),)
     assert all(path.out for path in config.changes[0].peers)
     assert "c" not in {pair.source for pair in made.coordinator.pairs}
-    assert made.actions == ()
+    assert [(a.at_ns, a.node, a.verb) for a in made.actions] == [(5 * SECOND, "c", "join")]
 
 
 def test_what_the_backend_does_is_in_the_plan() -> None:

@@ -27,7 +27,7 @@ def test_fields_that_scripts_rely_on() -> None:
     assert summary["loss"]["mean"] == 0.5
     assert summary["bytes"] == {
         "model": 2000, "control": 100, "cancelled": 200, "wire": 2400,
-        "delivered": 1800, "received": 1900,
+        "delivered": 1800, "received": 1900, "sync": 40,
     }  # fmt: skip
     assert set(summary["nodes"]) == set(NAMES)
     node = summary["nodes"]["n-0"]

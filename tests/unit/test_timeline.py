@@ -61,7 +61,7 @@ def at(topology: Topology, seconds: float) -> NetworkState:
 
 def start(topology: Topology) -> NetworkState:
     """The network before anything has happened."""
-    return NetworkState.initial(topology.network, topology.timeline)
+    return NetworkState.initial(topology.network, topology.standby)
 
 
 def reached(state: NetworkState, source: str) -> set[str]:

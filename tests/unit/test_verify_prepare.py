@@ -76,6 +76,20 @@ def test_nothing_is_done_to_nodes_and_that_is_said() -> None:
     assert any("crash n-2 at 5 s" in line for line in notes(topology(), load))
 
 
+def test_there_are_no_barriers_and_all_nodes_are_there() -> None:
+    text = FILE.replace(b"nodes: 4", b"nodes: {n: 3, late: {standby: true}}")
+    later = parse_topology(text, path=Path("four.yaml"))
+    plan = make_plan(
+        later, run_id="r", backend=BackendKind.DOCKER, subnet=IPv4Network("10.99.0.0/24")
+    )
+    assert plan.coordinator.standby == ("late",)
+    assert plan.coordinator.rounds is not None
+    made = loaded(plan, plan_load(later, pairs=None))
+    assert made.coordinator.standby == ()
+    assert made.coordinator.rounds is None
+    assert all(node.config.rounds is None for node in made.nodes)
+
+
 def test_what_comes_after_the_end_is_not_played() -> None:
     load = plan_load(topology(), pairs=None, until_ns=10 * SECOND)
     made = loaded(plan(), load)
