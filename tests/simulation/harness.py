@@ -1,4 +1,4 @@
-"""Coordinator, members and peers on virtual time: deterministic from one seed.
+"""Coordinator and members of a run without rounds on virtual time: deterministic from one seed.
 
 Messages between a member and the coordinator keep their order (one stream each) and take a random
 time; members crash, hang and reconnect when the script says so. The harness performs effects as the
@@ -25,7 +25,6 @@ from node.config import (
     TrainingConfig,
 )
 from node.core.coordinator import Coordinator, Phase
-from node.core.measuring import ProbeSlot, Probing
 from node.core.effects import (
     BeginRun,
     CancelTimer,
@@ -57,6 +56,7 @@ from node.core.events import (
     TimerFired,
 )
 from node.core.ids import COORDINATOR, NodeId
+from node.core.measuring import ProbeSlot, Probing
 from node.core.member import Member
 from node.core.rng import stream
 from node.core.signals import Hello, LinkReading
@@ -83,7 +83,7 @@ class Host:
     asleep: list[Event] | None = None
     """What happened to it while it was paused; None: it runs."""
     deaf_until: Nanos = 0
-    """What the coordinator sent before that, and has not arrived when the stream breaks, is lost."""
+    """What the coordinator sent before, and has not arrived when the stream breaks, is lost."""
     reborn: bool = False
 
 

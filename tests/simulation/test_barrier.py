@@ -1,4 +1,9 @@
-"""The start barrier and the end of a run, over many seeds. A failing test's id names its seed."""
+"""The start barrier and the end of a run without rounds (load), over many seeds.
+
+A failing test's id names its seed. Runs that learn: `test_rounds.py`. There a member that was
+started again takes part again, and a lost coordinator ends the others after `coordinator_ns`, not
+after a lease.
+"""
 
 from __future__ import annotations
 
