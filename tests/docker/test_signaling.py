@@ -258,14 +258,15 @@ def test_t13_asynchronous_training_never_stops(deploy: Deploy) -> None:
         until(lambda: all(len(run.rounds(n)) > 20 for n in nodes), what="some rounds")
         killed = run.kill("coordinator")
         until(lambda: run.said("phase", phase="recovering"), what="it is back")
+        away = run.said("phase", phase="recovering")[0]["wall"] - killed
         until(lambda: run.said("stop"), what="the end", deadline_s=60)
         until(lambda: (run.path / "verdict.json").exists(), what="the verdict", deadline_s=60)
         for node in nodes:
             times = run.rounds(node)
-            usual = max(gaps(times, since=killed - 3, until_=killed))
             without = gaps(times, since=killed, until_=killed + 8)
             assert sum(without) > 7, "it trained all the time"
-            assert max(without) <= usual + 0.25, node
+            # One that waited for the coordinator would have waited as long as that was away.
+            assert max(without) < away / 2, node
     verdict = deploy.verdict("t13")
     assert verdict["reasons"] == [NOT_MEASURED]
     assert run.summary()["stop"] == "time"
@@ -320,8 +321,11 @@ def waiting(run: Run, node: str) -> str:
 # A newcomer --------------------------------------------------------------------------------------
 
 
-def test_a_newcomer_knows_what_the_others_know_and_costs_them_nothing(deploy: Deploy) -> None:
-    """topologies/sync-ring.yaml, with a newcomer that comes back twice."""
+def test_a_newcomer_knows_what_the_others_know_and_costs_them_no_update(deploy: Deploy) -> None:
+    """topologies/sync-ring.yaml, with a newcomer that comes back twice.
+
+    What it costs in time is measured by `scripts/bench signaling-newcomer`.
+    """
     text = (
         (ROOT / "topologies" / "sync-ring.yaml")
         .read_text()
@@ -343,29 +347,9 @@ def test_a_newcomer_knows_what_the_others_know_and_costs_them_nothing(deploy: De
             abs(first_accuracy(run, "late", sync["wall"]) - mean_accuracy(run, sync["wall"]))
             <= 0.02
         )
-    zero = run.said("start")[0]["at_wall"]
-    for provider in {sync["provider"] for sync in syncs}:
-        before = gaps(run.rounds(provider), since=zero + 3, until_=zero + 8)
-        during = [
-            gap
-            for sync in syncs
-            if sync["provider"] == provider
-            for gap in overlapping(run, provider, sync)
-        ]
-        grown = statistics.median(during) / statistics.median(before) - 1
-        sys_line = (
-            f"{provider}: {len(before)} rounds before, {len(during)} while serving, {grown:+.1%}"
-        )
-        print(sys_line)
-        assert grown < 0.10, sys_line
-
-
-def overlapping(run: Run, provider: str, sync: dict[str, Any]) -> list[float]:
-    """How long the provider's rounds took that a transfer fell into."""
-    begun = run.said("sync", state="assigned", sync=sync["sync"])[0]["wall"]
-    times = run.rounds(provider)
-    pairs = itertools.pairwise(times)
-    return [b - a for a, b in pairs if a < sync["wall"] and b > begun]
+    shares = [record for i in range(4) for record in run.of(f"n-{i}", "share")]
+    # Of late something may be missing in the round in which it is killed.
+    assert all(set(record["missing"]) <= {"late"} for record in shares), "none else is late"
 
 
 def first_accuracy(run: Run, node: str, since: float) -> float:
