@@ -1,4 +1,4 @@
-"""What holds for the property tests: machines are shared, so how long an example takes says nothing.
+"""What holds for property tests: machines are shared, so that the time of an example says nothing.
 
 Not in `tests/conftest.py`: where only links are tested, hypothesis is not installed.
 """
