@@ -18,6 +18,7 @@ from typing import Any, Final
 from deploy.follow import Tail
 from deploy.history import Event, as_float, of_kind, started_at
 from deploy.interventions import plan_json
+from deploy.membership import ENDS
 from deploy.order_files import one_at_a_time, write_order
 from deploy.orders import (
     BY_HAND,
@@ -55,9 +56,7 @@ _CONFIRM_S: Final = 3.0
 _ACTION_S: Final = 30.0
 """For what is done to a node."""
 LOOK_S: Final = 0.02
-_GONE: Final = (
-    "left", "failed", "lost", "expelled", "killed", "restarting", "silent", "paused at the end",
-)  # fmt: skip
+_GONE: Final = ENDS | {"paused at the end"}
 """States in which a member follows nothing."""
 
 

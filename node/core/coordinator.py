@@ -84,7 +84,7 @@ class Coordinator:
         self._phase = Phase.GATHERING
         self._roster = Roster(config=config, stamp=lambda signal: self._learning.stamped(signal))
         self._links = Measuring(probing=probing, pairs=config.pairs)
-        self._learning = Learning(config=config, seats=self._roster.seats, blame=self._roster.blame)
+        self._learning = Learning(config=config, roster=self._roster)
         self._began: Nanos | None = None
         """When the run clock stood at 0."""
         self._reason = ""
@@ -140,7 +140,7 @@ class Coordinator:
             case _ if seat.hello is None:  # it says Hello first, if need be again
                 return []
             case _ if seat.expelled is not None:
-                return [*renewed, *self._learning.fail_again(sender, seat)]
+                return [*renewed, self._learning.fail_again(sender, seat.expelled)]
             case LinksMeasured() if self._phase is Phase.MEASURING:
                 heard = self._links.hear(sender, signal, now)
                 return [*renewed, *heard, *self._check_links(now)]

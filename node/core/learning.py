@@ -8,13 +8,14 @@ the model, unless it is away, done, expelled or gone. The seats are the coordina
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, TypeAlias
 
 from node.config import CoordinatorConfig, Mode, RoundsConfig
-from node.core.effects import Effect, Record, Send
+from node.core.effects import Effect, Send
 from node.core.ids import NodeId
+from node.core.roster import Roster, noted
 from node.core.rounds import Rounds
 from node.core.seats import Seat
 from node.core.signals import (
@@ -31,10 +32,9 @@ from node.core.signals import (
     Stale,
     SyncDecline,
     SyncDone,
-    Welcome,
 )
 from node.core.standings import Told
-from node.core.syncs import Syncs
+from node.core.syncs import Sources, Syncs
 from node.units import MILLISECOND, Nanos
 
 LearningSignal: TypeAlias = (
@@ -53,20 +53,18 @@ class Learning:
     """See the module.
 
     Args:
-        seats: of all members; read and kept up here.
-        blame: told of members that are expelled, and why.
+        roster: of the coordinator; seats are read and kept up here.
     """
 
     def __init__(
         self,
         *,
         config: CoordinatorConfig,
-        seats: Mapping[NodeId, Seat],
-        blame: Callable[[NodeId, str], None],
+        roster: Roster,
     ) -> None:
         self._config = config
-        self._seats = seats
-        self._blame = blame
+        self._roster = roster
+        self._seats: Mapping[NodeId, Seat] = roster.seats
         settings = config.rounds
         self._on = settings is not None
         self._settings = settings or RoundsConfig()
@@ -131,10 +129,7 @@ class Learning:
             case SyncDone():
                 return self._synced(member, seat, signal)
             case SyncDecline():
-                declined = self._syncs.decline(
-                    member, signal, providers=self._providers(), hopeless=self._hopeless()
-                )
-                return self._stamp(declined)
+                return self._stamp(self._syncs.decline(member, signal, sources=self._sources()))
             case _ if seat.takes_part:
                 return self._led(self._rounds.hear(member, signal, now=now), now)
             case _ if seat.working and not seat.learning and self.sync:
@@ -168,7 +163,7 @@ class Learning:
         """A member is gone or away."""
         if not self._on:
             return []
-        gone = self._syncs.gone(member, providers=self._providers(), hopeless=self._hopeless())
+        gone = self._syncs.gone(member, sources=self._sources())
         return [*self._led(self._rounds.leave(member, now=now), now), *self._stamp(gone)]
 
     def finish(self, member: NodeId, round_: int, now: Nanos) -> list[Effect]:
@@ -191,10 +186,8 @@ class Learning:
             seat.learning = False
             effects += self._led(self._rounds.leave(member, now=now), now)
         if member not in self._syncs.newcomers:
-            effects.append(_member(member, "syncing"))
-        asked = self._syncs.request(
-            member, signal, providers=self._providers(), hopeless=self._hopeless()
-        )
+            effects.append(noted(member, "syncing"))
+        asked = self._syncs.request(member, signal, sources=self._sources())
         return [*effects, *self._stamp(asked)]
 
     def _synced(self, member: NodeId, seat: Seat, signal: SyncDone) -> list[Effect]:
@@ -202,14 +195,11 @@ class Learning:
         effects = self._syncs.done(member, signal.sync, held=signal.held)
         if not seat.learning:
             seat.learning = True
-            effects.append(_member(member, "synced", held=signal.held))
-        deadlines = self._config.deadlines
-        welcome = Welcome(
-            heartbeat_ns=deadlines.heartbeat_ns,
-            lease_ns=deadlines.lease_ns,
-            round=self._rounds.next_round,
-        )
-        return [*effects, Send(target=member, message=welcome)]
+            effects.append(noted(member, "synced", held=signal.held))
+        return [*effects, self._roster.welcome_to(member, self._rounds.next_round)]
+
+    def _sources(self) -> Sources:
+        return Sources(providers=self._providers(), hopeless=self._hopeless())
 
     def _providers(self) -> dict[NodeId, int]:
         """Who holds a model of the last completed round, and how many rounds it has behind it."""
@@ -248,19 +238,11 @@ class Learning:
         for name, reason in self._rounds.expelled():
             seat = self._seats[name]
             seat.expelled, seat.learning = reason, False
-            self._blame(name, reason)
-            effects.append(_member(name, "expelled", error=reason))
-            effects += self._stamp(
-                self._syncs.gone(name, providers=self._providers(), hopeless=self._hopeless())
-            )
+            self._roster.blame(name, reason)
+            effects.append(noted(name, "expelled", error=reason))
+            effects += self._stamp(self._syncs.gone(name, sources=self._sources()))
         return effects
 
-    def fail_again(self, member: NodeId, seat: Seat) -> list[Effect]:
+    def fail_again(self, member: NodeId, reason: str) -> Effect:
         """It has been told to go, and has not heard that."""
-        if seat.expelled is None:
-            return []
-        return [Send(target=member, message=self.stamped(ConnectionFail(reason=seat.expelled)))]
-
-
-def _member(member: NodeId, state: str, **fields: str | int) -> Effect:
-    return Record(kind="member", fields={"member": member, "state": state, **fields})
+        return self._roster.say(member, ConnectionFail(reason=reason))

@@ -4,6 +4,7 @@ went wrong with whom."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from node.config import CoordinatorConfig
@@ -29,6 +30,9 @@ class Roster:
 
     def __init__(self, *, config: CoordinatorConfig, stamp: Callable[[Signal], Signal]) -> None:
         self._deadlines = config.deadlines
+        self._welcome = Welcome(
+            heartbeat_ns=config.deadlines.heartbeat_ns, lease_ns=config.deadlines.lease_ns
+        )
         self._stamp = stamp
         self.seats = {name: Seat() for name in config.members}
         self.absent: set[NodeId] = set(config.standby)
@@ -46,11 +50,11 @@ class Roster:
         return [self.say(name, signal) for name, seat in self.seats.items() if seat.present]
 
     def welcome(self, member: NodeId, *, need_sync: bool = False) -> Effect:
-        waits = self._deadlines
-        welcome = Welcome(
-            heartbeat_ns=waits.heartbeat_ns, lease_ns=waits.lease_ns, need_sync=need_sync
-        )
-        return self.say(member, welcome)
+        return self.say(member, replace(self._welcome, need_sync=need_sync))
+
+    def welcome_to(self, member: NodeId, round_: int) -> Effect:
+        """It holds the model now: the round that it is to join."""
+        return Send(target=member, message=replace(self._welcome, round=round_))
 
     def links(self, readings: tuple[LinkReading, ...]) -> Effect:
         """What is known of the links, to be written down."""

@@ -8,11 +8,24 @@ that declined, did not deliver or is gone is not taken again before all others h
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from node.core.effects import Effect, Record, Send, Value
 from node.core.ids import NodeId
 from node.core.signals import ModelSyncRequest, SignalModelProvider, SignalNewPeer, SyncDecline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the model is to be had.
+
+    Args:
+        providers: who may give it, with the rounds behind their models.
+        hopeless: nobody holds one, and nobody will: the initial model has to do.
+    """
+
+    providers: Mapping[NodeId, int]
+    hopeless: bool
 
 
 @dataclass(slots=True)
@@ -57,50 +70,41 @@ class Syncs:
         newcomer: NodeId,
         signal: ModelSyncRequest,
         *,
-        providers: Mapping[NodeId, int],
-        hopeless: bool,
+        sources: Sources,
     ) -> list[Effect]:
-        """A newcomer wants the model, or wants it from somebody else.
-
-        Args:
-            providers: who may give it, with the rounds behind their models.
-            hopeless: nobody holds one, and nobody will: the initial model has to do.
-        """
+        """A newcomer wants the model, or wants it from somebody else."""
         sync = self._syncs.setdefault(newcomer, _Sync())
         effects: list[Effect] = []
         if sync.number and signal.failed == sync.number:
             effects += self._fail(newcomer, sync, signal.reason)
-        elif sync.number and (sync.provider is None or sync.provider in providers):
+        elif sync.number and (sync.provider is None or sync.provider in sources.providers):
             return self._tell(newcomer, sync)  # said before, and lost
-        return [*effects, *self._assign(newcomer, sync, providers=providers, hopeless=hopeless)]
+        return [*effects, *self._assign(newcomer, sync, sources)]
 
     def decline(
         self,
         provider: NodeId,
         signal: SyncDecline,
         *,
-        providers: Mapping[NodeId, int],
-        hopeless: bool,
+        sources: Sources,
     ) -> list[Effect]:
         """A provider has nothing to give."""
         for newcomer, sync in self._syncs.items():
             if (sync.number, sync.provider) == (signal.sync, provider):
                 failed = self._fail(newcomer, sync, signal.reason)
-                rest = {name: held for name, held in providers.items() if name != provider}
-                again = self._assign(newcomer, sync, providers=rest, hopeless=hopeless)
+                rest = {n: held for n, held in sources.providers.items() if n != provider}
+                again = self._assign(newcomer, sync, replace(sources, providers=rest))
                 return [*failed, *again]
         return []
 
-    def gone(
-        self, member: NodeId, *, providers: Mapping[NodeId, int], hopeless: bool
-    ) -> list[Effect]:
+    def gone(self, member: NodeId, *, sources: Sources) -> list[Effect]:
         """A member is no longer there, as a newcomer or as a provider."""
         self._syncs.pop(member, None)
         effects: list[Effect] = []
         for newcomer, sync in self._syncs.items():
             if sync.provider == member:
                 effects += self._fail(newcomer, sync, f"{member} is gone")
-                effects += self._assign(newcomer, sync, providers=providers, hopeless=hopeless)
+                effects += self._assign(newcomer, sync, sources)
         return effects
 
     def forget(self, newcomer: NodeId) -> None:
@@ -118,16 +122,14 @@ class Syncs:
         self,
         newcomer: NodeId,
         sync: _Sync,
-        *,
-        providers: Mapping[NodeId, int],
-        hopeless: bool,
+        sources: Sources,
     ) -> list[Effect]:
-        left = {name: held for name, held in providers.items() if name not in sync.failed}
+        left = {name: held for name, held in sources.providers.items() if name not in sync.failed}
         if not left:
             sync.failed.clear()
-            left = dict(providers)
+            left = dict(sources.providers)
         left.pop(newcomer, None)
-        if not left and not hopeless:
+        if not left and not sources.hopeless:
             return []  # it asks again with its next heartbeat
         sync.number, self._next = self._next, self._next + 1
         sync.provider = min(

@@ -7,7 +7,7 @@ from typing import Any
 from node.core.effects import Effect, Record, Send
 from node.core.ids import NodeId
 from node.core.signals import ModelSyncRequest, SignalModelProvider, SignalNewPeer, SyncDecline
-from node.core.syncs import Syncs
+from node.core.syncs import Sources, Syncs
 
 A, B, C, D, NEW, OTHER = (NodeId(name) for name in ("a", "b", "c", "d", "new", "other"))
 HOLD = {A: 5, B: 5, C: 5}
@@ -29,7 +29,9 @@ def ask(some: Syncs, newcomer: NodeId = NEW, *, failed: int = 0, **options: Any)
     providers = options.pop("providers", HOLD)
     request = ModelSyncRequest(failed=failed, reason="no progress")
     return some.request(
-        newcomer, request, providers=providers, hopeless=options.pop("hopeless", False)
+        newcomer,
+        request,
+        sources=Sources(providers=providers, hopeless=options.pop("hopeless", False)),
     )
 
 
@@ -79,7 +81,7 @@ def test_two_newcomers_are_served_by_different_members() -> None:
 def test_a_provider_that_goes_is_replaced_at_once() -> None:
     some = syncs()
     ask(some)
-    effects = some.gone(C, providers={A: 5, B: 5}, hopeless=False)
+    effects = some.gone(C, sources=Sources(providers={A: 5, B: 5}, hopeless=False))
     assert states(effects) == ["failed", "assigned"]
     assert told(effects)[NEW].provider == A
     assert told(effects)[NEW].sync == 2
@@ -89,8 +91,10 @@ def test_a_provider_without_a_model_is_replaced() -> None:
     some = syncs()
     ask(some)
     no = SyncDecline(sync=1, reason="nothing aggregated yet")
-    assert some.decline(A, no, providers=HOLD, hopeless=False) == [], "it was not asked"
-    effects = some.decline(C, no, providers=HOLD, hopeless=False)
+    assert some.decline(A, no, sources=Sources(providers=HOLD, hopeless=False)) == [], (
+        "it was not asked"
+    )
+    effects = some.decline(C, no, sources=Sources(providers=HOLD, hopeless=False))
     assert told(effects)[NEW].provider in (A, B)
 
 
