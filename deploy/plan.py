@@ -65,6 +65,8 @@ class BackendKind(StrEnum):
 
     DOCKER = "docker"
     LOCAL = "local"
+    SIM = "sim"
+    """Virtual time, in one process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

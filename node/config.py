@@ -263,7 +263,7 @@ class PartitionConfig:
     """How the training samples are dealt out.
 
     Args:
-        kind: `iid`, `shards` or `dirichlet`.
+        kind: `iid`, `shards`, `dirichlet`, or `user` (data sets whose samples belong to users).
         shards: shards a node (`shards`: sort by label, cut, deal; Hsu et al. 2019 call it k-shard).
         alpha: concentration of the Dirichlet distribution over labels.
     """
@@ -278,12 +278,16 @@ class ComputeConfig:
     """How long a training step takes in the run.
 
     Args:
-        step_ns: a step takes at least this long (padded); None: as long as it takes.
+        step_ns: a step takes at least this long (padded); None: as long as it takes (in virtual
+            time: as long as it took on this machine when it was measured).
         speed: 0.5 makes every step take twice as long as elsewhere.
+        trace_ns: instead of `step_ns`: what a step takes in the first job, the second, ..., and
+            from the beginning again; empty: no trace.
     """
 
     step_ns: Nanos | None = None
     speed: float = 1.0
+    trace_ns: tuple[Nanos, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +302,11 @@ class TrainingConfig:
     data_dir: str | None = None
     evaluate_every: int = 1
     """Rounds between two evaluations on the test set."""
+    test_samples: int | None = None
+    """As many samples of the test set, the same for all nodes, are evaluated; None: all."""
+    message_bytes: int | None = None
+    """Bytes that a whole model counts for in virtual time, a part in proportion; None: what it has.
+    A small model can stand for a large one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ or global randomness.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -46,6 +47,10 @@ class Context(Protocol):
     @property
     def seed(self) -> int:
         """The run's seed, the same on every node: for what all must derive alike."""
+
+    @property
+    def samples(self) -> int:
+        """Number of this node's training samples."""
 
     @property
     def layout(self) -> Layout: ...
@@ -88,6 +93,19 @@ class Context(Protocol):
         """Write a line into the node's event log."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Share:
+    """What a node exchanges in one round, where that is not one message for all.
+
+    Args:
+        messages: what to send to whom.
+        expected: of whom a message is waited for; who sends without being expected is ignored.
+    """
+
+    messages: Mapping[NodeId, PeerMessage]
+    expected: frozenset[NodeId]
+
+
 class Algorithm:
     """Base of all algorithms: handlers that do nothing, to override.
 
@@ -114,10 +132,11 @@ class Algorithm:
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
         """A message came whose part, if any, fits the layout and is finite."""
 
-    def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> PeerMessage | None:
-        """The round's barrier is open: the message for each of `peers`, or None for no message.
+    def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> PeerMessage | Share | None:
+        """The round's barrier is open: the message for each of `peers`, or None for no message, or
+        a `Share` that tells them apart.
 
-        Its round and attempt are filled in.
+        Round and attempt of messages are filled in. Asked again in a later attempt of the round.
         """
         return None
 

@@ -77,6 +77,7 @@ class PeerSetting:
         peers: neighbours in the overlay.
         members: number of nodes in the run.
         evaluate_every: rounds between two evaluations.
+        samples: this node's training samples.
         share_ns: with `Mode.SYNC`, from the start of sharing to aggregating what has come.
     """
 
@@ -89,6 +90,7 @@ class PeerSetting:
     evaluate_every: int = 1
     mode: Mode = Mode.ASYNC
     share_ns: Nanos = 60 * SECOND
+    samples: int = 1
 
 
 class Peer:
@@ -359,6 +361,10 @@ class _Context:
     @property
     def seed(self) -> int:
         return self._setting.seed
+
+    @property
+    def samples(self) -> int:
+        return self._setting.samples
 
     @property
     def layout(self) -> Layout:

@@ -162,6 +162,7 @@ class LocalRun:
             evaluate_every=config.training.evaluate_every,
             mode=rounds.mode,
             share_ns=rounds.share_ns,
+            samples=trainer.samples,
         )
         self._peer = Peer(setting=setting, algorithm=algorithm, initial=trainer.initial)
         self._driver = Driver(
