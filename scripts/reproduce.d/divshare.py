@@ -1,0 +1,142 @@
+"""DivShare against AD-PSGD and SWIFT with half the nodes stragglers (Biswas et al., WWW 2025).
+
+The published setting: 60 nodes, fast ones with 60 Mbit/s, stragglers with 60 / factor, 1 ms, J = 6,
+omega = 0.1; CIFAR-10 with GN-LeNet, 5 shards a node, SGD with 0.05 and batches of 8. How long a
+round computes is not published and decides the outcome: we state that a fast node ships a round's
+six models in half of it, which is 0.575 s a round.
+
+Baselines as the paper's artifact has them (`*-artifact`), once with its own queue, which grows
+without bound, and once with a bounded one; and AD-PSGD and SWIFT as their own papers have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import figures
+from study import Case, Make, Scope, Study
+
+NODES: Final = 60
+DEGREE: Final = 6
+FAST_MBIT: Final = 60
+FACTORS: Final = (5.0, 10.0, 1.0, 2.5)
+"""The order is that of running: what the abstract's claim is about comes first."""
+GN_LENET: Final = 4 * 89_834
+FACTORS_OF_FILMS: Final = 4 * 206_680
+"""Bytes of the published models: what a message counts for, whatever model stands for it."""
+BUSY: Final = 0.5
+"""Share of a round's computing in which a fast node ships its models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much of the published setting is computed.
+
+    Args:
+        local_steps: mini-batch steps a round.
+        rounds: that a run has time for.
+        evaluate_every: rounds.
+        model_bytes: what a message of a whole model counts for.
+        training: of the topology file.
+    """
+
+    local_steps: int
+    rounds: int
+    evaluate_every: int
+    model_bytes: int
+    training: dict[str, Any]
+
+
+_CIFAR: Final = {"preset": "divshare-cifar10"}
+_MOVIES: Final = {"preset": "divshare-movielens"}
+_CIFAR_SCALES: Final = {
+    "paper": Scale(
+        local_steps=128, rounds=1400, evaluate_every=20, model_bytes=GN_LENET, training=_CIFAR
+    ),
+    "small": Scale(
+        local_steps=8,
+        rounds=400,
+        evaluate_every=10,
+        model_bytes=GN_LENET,
+        training={**_CIFAR, "model": "gn-lenet-small", "test_samples": 500},
+    ),
+}
+_MOVIE_SCALES: Final = {
+    name: Scale(
+        local_steps=10,
+        rounds=rounds,
+        evaluate_every=20,
+        model_bytes=FACTORS_OF_FILMS,
+        training=_MOVIES,
+    )
+    for name, rounds in (("paper", 1400), ("small", 400))
+}
+SCALES: Final = tuple(_CIFAR_SCALES)
+
+ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
+    "divshare": {"name": "divshare", "omega": 0.1, "degree": DEGREE},
+    "adpsgd-bounded": {"name": "adpsgd-artifact", "degree": DEGREE, "queue": "bounded"},
+    "adpsgd-unbounded": {"name": "adpsgd-artifact", "degree": DEGREE, "queue": "unbounded"},
+    "swift-bounded": {"name": "swift-artifact", "degree": DEGREE, "queue": "bounded"},
+    "swift-unbounded": {"name": "swift-artifact", "degree": DEGREE, "queue": "unbounded"},
+    "adpsgd-paper": {"name": "adpsgd"},
+    "swift-paper": {"name": "swift"},
+}
+BASELINE: Final = "adpsgd-bounded"
+
+
+def _topology(name: str, scale: Scale, scope: Scope, series: str, factor: float, seed: int) -> Any:
+    """The topology file of one case: a switch, and half the nodes behind slow links."""
+    round_s = DEGREE * scale.model_bytes * 8 / (FAST_MBIT * 1e6) / BUSY
+    step = f"{round_s / scale.local_steps * 1e6:.0f}us"
+    slow = f"{FAST_MBIT * 1e3 / factor:.0f}kbit"
+    return {
+        "name": name,
+        "seed": seed,
+        "nodes": {
+            "fast": {"replicas": NODES // 2, "compute": {"step": step}},
+            "slow": {"replicas": NODES // 2, "compute": {"step": step}, "link": {"rate": slow}},
+        },
+        "network": {"shape": "star", "link": {"rate": f"{FAST_MBIT}mbit", "delay": "1ms"}},
+        "overlay": "network",
+        "algorithm": {**ALGORITHMS[series], "local_steps": scale.local_steps},
+        "training": {
+            **scale.training,
+            "data_dir": str(scope.data),
+            "message_size": f"{scale.model_bytes}B",
+            "evaluate_every": scale.evaluate_every,
+        },
+        "stop": {"time": f"{round_s * scale.rounds:.0f}s"},
+    }
+
+
+def _cases(name: str, scale: Scale, scope: Scope) -> Iterator[Case]:
+    """Seed by seed, so that an interrupted study has all of what it has."""
+    for seed in scope.seeds:
+        for factor in FACTORS:
+            for series in ALGORITHMS:
+                topology = _topology(name, scale, scope, series, factor, seed)
+                yield Case(series=series, factor=factor, seed=seed, topology=topology)
+
+
+def _cifar(scope: Scope) -> Study:
+    name = f"divshare-cifar10-{scope.scale}"
+    return Study(
+        name=name,
+        cases=tuple(_cases(name, _CIFAR_SCALES[scope.scale], scope)),
+        report=figures.Report(baseline=BASELINE, measure=figures.ACCURACY).write,
+    )
+
+
+def _movielens(scope: Scope) -> Study:
+    name = f"divshare-movielens-{scope.scale}"
+    return Study(
+        name=name,
+        cases=tuple(_cases(name, _MOVIE_SCALES[scope.scale], scope)),
+        report=figures.Report(baseline=BASELINE, measure=figures.RMSE).write,
+    )
+
+
+STUDIES: Final[dict[str, Make]] = {"divshare": _cifar, "divshare-movielens": _movielens}

@@ -1,0 +1,244 @@
+"""Tables and figures of a study: curves with bands over seeds, time to a target against a factor.
+
+A target is a share of the way that the baseline goes at factor 1, where links do not matter: what
+the slower method can reach. "never" is a result: the target was not reached in the run's time.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any, Final
+
+import numpy as np
+from study import Case
+
+from deploy.summary import mean_over_time
+from node.metrics import read_events
+
+Points = list[tuple[float, float]]
+Done = Sequence[tuple[Case, Path]]
+SHARES: Final = (0.8, 0.9, 0.95)
+_FACTOR_OF_TARGET: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """What is compared over time.
+
+    Args:
+        field: of the evaluation records.
+        rises: whether more is better.
+    """
+
+    field: str
+    label: str
+    rises: bool
+
+    def reached(self, value: float, target: float) -> bool:
+        return value >= target if self.rises else value <= target
+
+    def best(self, values: Iterable[float]) -> float:
+        return max(values) if self.rises else min(values)
+
+
+ACCURACY: Final = Measure(field="accuracy", label="mean test accuracy of the nodes", rises=True)
+RMSE: Final = Measure(field="loss", label="mean test RMSE of the nodes", rises=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One series at one factor, over its seeds.
+
+    Args:
+        final: the last value of each seed's curve.
+        times: for each target the time of each seed, infinite where it was never reached.
+    """
+
+    series: str
+    factor: float
+    final: tuple[float, ...]
+    times: tuple[tuple[float, ...], ...]
+
+
+def curve(folder: Path, measure: Measure) -> Points:
+    """The mean over the nodes' newest values, over virtual time."""
+    nodes = {}
+    for path in sorted((folder / "nodes").glob("*.jsonl")):
+        found = [e for e in read_events(path) if e["kind"] == "evaluation"]
+        nodes[path.stem] = [{**e, "accuracy": e[measure.field]} for e in found]
+    return mean_over_time(nodes)
+
+
+def first_time(points: Points, target: float, measure: Measure) -> float:
+    return next((t for t, value in points if measure.reached(value, target)), math.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a study comes to.
+
+    Args:
+        baseline: the series that the others' times are divided into, and that sets the targets.
+    """
+
+    baseline: str
+    measure: Measure
+
+    def write(self, done: Done, folder: Path) -> str:
+        """Write figures and `table.csv` into the folder; the table in Markdown."""
+        curves = {case: points for case, run in done if (points := curve(run, self.measure))}
+        targets = self.targets(curves)
+        if not targets:
+            return f"No run of {self.baseline} at factor {_FACTOR_OF_TARGET:g} yet: no targets."
+        rows = self.rows(curves, targets)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._csv(rows, targets, folder / "table.csv")
+        self._curves(curves, folder / "over-time.png")
+        self._ratios(rows, targets, folder / "ratios.png")
+        print(f"figures and table.csv are in {folder}", file=sys.stderr)
+        return self._markdown(rows, targets)
+
+    def targets(self, curves: dict[Case, Points]) -> tuple[float, ...]:
+        """Values at the given shares of the way from the baseline's first to its last."""
+        base = [
+            points
+            for case, points in curves.items()
+            if case.series == self.baseline and case.factor == _FACTOR_OF_TARGET
+        ]
+        if not base:
+            return ()
+        first, last = (fmean(points[i][1] for points in base) for i in (0, -1))
+        return tuple(first + share * (last - first) for share in SHARES)
+
+    def rows(self, curves: dict[Case, Points], targets: Sequence[float]) -> list[Row]:
+        """By factor, then in the order of the series."""
+        groups: dict[tuple[float, str], list[Points]] = {}
+        for case, points in curves.items():
+            groups.setdefault((case.factor, case.series), []).append(points)
+        order = list(dict.fromkeys(case.series for case in curves))
+        return [
+            Row(
+                series=series,
+                factor=factor,
+                final=tuple(points[-1][1] for points in every),
+                times=tuple(
+                    tuple(first_time(points, target, self.measure) for points in every)
+                    for target in targets
+                ),
+            )
+            for (factor, series), every in sorted(
+                groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))
+            )
+        ]
+
+    def ratio(self, rows: Sequence[Row], row: Row, place: int) -> float | None:
+        """The baseline's median time divided by this one's; infinite: only this one arrived."""
+        base = next((r for r in rows if (r.series, r.factor) == (self.baseline, row.factor)), None)
+        own = median(row.times[place])
+        if base is None or math.isinf(own):
+            return None
+        return median(base.times[place]) / own
+
+    def _markdown(self, rows: Sequence[Row], targets: Sequence[float]) -> str:
+        heads = [f"time to {target:.3f} (x)" for target in targets]
+        lines = [
+            f"| factor | series | seeds | final {self.measure.field} | {' | '.join(heads)} |",
+            "|" + "---|" * (4 + len(heads)),
+        ]
+        for row in rows:
+            cells = [
+                f"{_seconds(median(times))} ({_times(self.ratio(rows, row, place))})"
+                for place, times in enumerate(row.times)
+            ]
+            spread = f" ± {stdev(row.final):.3f}" if len(row.final) > 1 else ""
+            final = f"{fmean(row.final):.3f}{spread}"
+            line = f"| {row.factor:g} | {row.series} | {len(row.final)} | {final} |"
+            lines.append(f"{line} {' | '.join(cells)} |")
+        note = f"x: median time of {self.baseline} at the same factor divided by this one's."
+        return "\n".join([*lines, "", note])
+
+    def _csv(self, rows: Sequence[Row], targets: Sequence[float], path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["factor", "series", "seed", "final", *(f"{t:.4f}" for t in targets)])
+            for row in rows:
+                for seed, final in enumerate(row.final):
+                    times = [f"{times[seed]:.3f}" for times in row.times]
+                    writer.writerow([row.factor, row.series, seed + 1, f"{final:.4f}", *times])
+
+    def _curves(self, curves: dict[Case, Points], path: Path) -> None:
+        factors = sorted({case.factor for case in curves})
+        series = list(dict.fromkeys(case.series for case in curves))
+
+        def draw(axes: Sequence[Any]) -> None:
+            for axis, factor in zip(axes, factors, strict=True):
+                for name in series:
+                    every = [p for c, p in curves.items() if (c.series, c.factor) == (name, factor)]
+                    if every:
+                        _band(axis, every, name)
+                axis.set(title=f"straggling factor {factor:g}", xlabel="virtual time, s")
+            axes[0].set(ylabel=self.measure.label)
+            axes[-1].legend(fontsize=8)
+
+        _picture(path, len(factors), draw)
+
+    def _ratios(self, rows: Sequence[Row], targets: Sequence[float], path: Path) -> None:
+        def draw(axes: Sequence[Any]) -> None:
+            for place, (axis, target) in enumerate(zip(axes, targets, strict=True)):
+                for name in dict.fromkeys(row.series for row in rows):
+                    found = [
+                        (row.factor, ratio)
+                        for row in rows
+                        if row.series == name
+                        and (ratio := self.ratio(rows, row, place)) is not None
+                        and math.isfinite(ratio)
+                    ]
+                    if found:
+                        axis.plot(*zip(*found, strict=True), marker="o", label=name)
+                axis.axhline(1, color="grey", linewidth=0.5)
+                axis.set(title=f"time to {target:.3f}", xlabel="straggling factor")
+            axes[0].set(ylabel=f"time of {self.baseline} / own time")
+            axes[0].legend(fontsize=8)
+
+        _picture(path, len(targets), draw)
+
+
+def _picture(path: Path, columns: int, draw: Callable[[Sequence[Any]], None]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, columns, figsize=(4 * columns, 3.6), sharey=True, squeeze=False
+    )
+    draw(axes[0])
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _band(axis: Any, every: Sequence[Points], name: str) -> None:
+    """The mean over the seeds, and from the least to the most of them."""
+    end = min(points[-1][0] for points in every)
+    begin = max(points[0][0] for points in every)
+    grid = np.linspace(begin, end, 200)
+    values = np.array([np.interp(grid, *zip(*points, strict=True)) for points in every])
+    (line,) = axis.plot(grid, values.mean(axis=0), label=name)
+    axis.fill_between(
+        grid, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2
+    )
+
+
+def _seconds(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:.1f} s"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else "∞" if math.isinf(ratio) else f"{ratio:.2f}"

@@ -1,0 +1,168 @@
+"""Run the same files in containers and in virtual time, and say where the two differ.
+
+For each shape, number of nodes and algorithm: `deploy up` and `deploy sim` with each seed, links as
+the bottleneck, a training step that takes a stated time. What is compared are medians over the
+seeds: time to 90 % mean accuracy, bytes, rounds, and how long messages took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT)]
+
+NETWORKS: Final[dict[str, dict[str, Any]]] = {
+    "ring": {"shape": "ring", "link": {"rate": "4mbit", "delay": "10ms"}},
+    "star": {"shape": "star", "link": {"rate": "6mbit", "delay": "5ms"}},
+}
+ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
+    "divshare": {"name": "divshare", "omega": 0.1, "degree": 2, "local_steps": 8},
+    "dpsgd": {"name": "dpsgd", "local_steps": 8},
+}
+TIME_LIMIT_PER_NODE: Final = 3
+"""Seconds of a run for each node besides a minute: two cores train all of them."""
+TIME_BOUND, BYTES_BOUND = 0.10, 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """One file that is run both ways."""
+
+    shape: str
+    nodes: int
+    algorithm: str
+
+    @property
+    def name(self) -> str:
+        return f"twin-{self.shape}-{self.nodes}-{self.algorithm}"
+
+    def topology(self) -> dict[str, Any]:
+        network = NETWORKS[self.shape]
+        return {
+            "name": self.name,
+            "nodes": {"n": {"replicas": self.nodes, "compute": {"step": "10ms"}}},
+            "network": network,
+            "overlay": "network" if self.shape == "star" else "ring",
+            "algorithm": ALGORITHMS[self.algorithm],
+            "training": {
+                "dataset": "digits",
+                "model": "mlp",
+                "partition": {"kind": "dirichlet", "alpha": 1.0},
+            },
+            "stop": {"rounds": 60, "time": f"{60 + TIME_LIMIT_PER_NODE * self.nodes}s"},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One number of a summary, and how far the two may be apart; None: it only informs."""
+
+    label: str
+    of: Callable[[dict[str, Any]], float | None]
+    bound: float | None = None
+
+
+def _at(*keys: str) -> Callable[[dict[str, Any]], float | None]:
+    def get(summary: dict[str, Any]) -> float | None:
+        found: Any = summary
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    return get
+
+
+FIGURES: Final = (
+    Figure(label="time to 90 %, s", of=_at("time_to_accuracy", "0.9"), bound=TIME_BOUND),
+    Figure(label="model bytes sent", of=_at("bytes", "model"), bound=BYTES_BOUND),
+    Figure(label="bytes on the wire", of=_at("bytes", "wire")),
+    Figure(label="duration, s", of=_at("duration_s")),
+    Figure(label="accuracy", of=_at("accuracy", "mean")),
+    Figure(label="merged accuracy", of=_at("accuracy", "merged")),
+    Figure(label="consensus distance", of=_at("consensus", "distance")),
+    Figure(label="message latency, median, ms", of=_at("latency", "p50_ms")),
+    Figure(label="message latency, 90 %, ms", of=_at("latency", "p90_ms")),
+)
+
+
+def run(twin: Twin, verb: str, seed: int, results: Path, options: list[str]) -> dict[str, Any]:
+    """One run's summary; a run that was made before is not made again."""
+    name = f"{verb}-{seed}"
+    folder = results / twin.name / name
+    if not (folder / "verdict.json").exists():
+        file = results / f"{twin.name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(twin.topology(), indent=1) + "\n")  # YAML has JSON in it
+        call = [sys.executable, "-m", "deploy", verb, str(file), "--name", name]
+        call += ["--seed", str(seed), "--results", str(results), *options]
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{twin.name}/{name}: exit status {done.returncode}\n{done.stdout[-1000:]}"
+                  f"{done.stderr[-1000:]}", file=sys.stderr)  # fmt: skip
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def rows(twin: Twin, real: list[dict[str, Any]], simulated: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the table, with what misses its bound marked."""
+    for figure in FIGURES:
+        ours, theirs = _median(figure, simulated), _median(figure, real)
+        if ours is None or theirs is None:
+            yield f"| {twin.name} | {figure.label} | {_cell(theirs)} | {_cell(ours)} | - | |"
+            continue
+        apart = (ours - theirs) / theirs if theirs else 0.0
+        holds = "" if figure.bound is None else "yes" if abs(apart) <= figure.bound else "**no**"
+        yield (
+            f"| {twin.name} | {figure.label} | {_cell(theirs)} | {_cell(ours)} "
+            f"| {apart:+.1%} | {holds} |"
+        )
+
+
+def _median(figure: Figure, summaries: list[dict[str, Any]]) -> float | None:
+    found = [value for summary in summaries if (value := figure.of(summary)) is not None]
+    return median(found) if len(found) == len(summaries) else None
+
+
+def _cell(value: float | None) -> str:
+    return "never" if value is None else f"{value:.5g}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/twin", description=__doc__)
+    parser.add_argument("--backend", choices=("docker", "local"), default="docker")
+    parser.add_argument("--shapes", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--nodes", nargs="+", type=int, default=[3, 8, 16])
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "twin")
+    options = parser.parse_args()
+    results = options.results.resolve()
+    print("| file | figure | containers | virtual time | apart | holds |")
+    print("|---|---|---|---|---|---|", flush=True)
+    missed = False
+    for shape in options.shapes:
+        for nodes in options.nodes:
+            for algorithm in options.algorithms:
+                twin = Twin(shape=shape, nodes=nodes, algorithm=algorithm)
+                real = [
+                    run(twin, "up", seed, results, ["--backend", options.backend])
+                    for seed in options.seeds
+                ]
+                simulated = [run(twin, "sim", seed, results, []) for seed in options.seeds]
+                for line in rows(twin, real, simulated):
+                    missed |= "**no**" in line
+                    print(line, flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
