@@ -1,4 +1,5 @@
-"""Entry of the trainer process: `python -m node.training FD`, started by `client`, never by hand.
+"""Entry of the trainer process and of a worker of the simulator's pool:
+`python -m node.training FD`, started by `client` and by `pool`, never by hand.
 
 FD is the shared memory. What must come before the slow import of torch stands here: the process
 lowers its priority, ties its life to its parent, and keeps standard output for the protocol.
@@ -12,11 +13,22 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
-from typing import Final
+from typing import Final, NoReturn
 
-from node.training.catalog import EAGER_MODELS
-from node.training.protocol import Assignment, Fault, FaultKind, Stage, decode, encode
+from node.training.catalog import EAGER_MODELS, LEFT_OUT
+from node.training.protocol import (
+    Assignment,
+    Device,
+    Enlistment,
+    Fault,
+    FaultKind,
+    Stage,
+    decode,
+    encode,
+)
 
 _NICE: Final = 10
 """The communicating process and the delay line get the CPU first."""
@@ -31,17 +43,30 @@ def main() -> None:
     memory = int(sys.argv[1])
     answers = _take_stdout()
     assignment = decode(sys.stdin.buffer.readline() or b"nothing\n")
-    if not isinstance(assignment, Assignment):
+    if not isinstance(assignment, Assignment | Enlistment):
         raise TypeError(f"expected an assignment, not {assignment}")
     _die_with(assignment.parent)
-    _lighten(assignment.training.model)
+    if isinstance(assignment, Assignment) or assignment.device is Device.CPU:
+        _lighten(assignment.training.model)
     gc.disable()  # nothing that an import makes is garbage: a tenth of its time is looking for it
     try:
-        from node.training import server
+        serve = _worker(assignment) if isinstance(assignment, Enlistment) else _trainer(assignment)
     except ImportError as error:
         _refuse(answers, error)
     gc.enable()
-    server.serve(assignment, requests=sys.stdin.buffer, answers=answers, memory=memory)
+    serve(requests=sys.stdin.buffer, answers=answers, memory=memory)
+
+
+def _trainer(assignment: Assignment) -> Callable[..., NoReturn]:
+    from node.training import server
+
+    return partial(server.serve, assignment)
+
+
+def _worker(enlistment: Enlistment) -> Callable[..., NoReturn]:
+    from node.training import worker
+
+    return partial(worker.serve, enlistment)
 
 
 def _take_stdout() -> int:
@@ -67,11 +92,10 @@ def _lighten(model: str) -> None:
     node of a run pays when all start at once.
     """
     if model in EAGER_MODELS:
-        name = "torch._meta_registrations"
-        sys.modules[name] = ModuleType(name)
+        sys.modules[LEFT_OUT] = ModuleType(LEFT_OUT)
 
 
-def _refuse(answers: int, error: ImportError) -> None:
+def _refuse(answers: int, error: ImportError) -> NoReturn:
     fault = Fault(
         stage=Stage.SETUP,
         kind=FaultKind.ENVIRONMENT,

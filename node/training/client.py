@@ -11,11 +11,8 @@ import asyncio
 import contextlib
 import mmap
 import os
-import signal
-import sys
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +20,7 @@ import numpy as np
 from node.config import NodeConfig, TrainingConfig
 from node.core.parts import Layout, Vector, frozen
 from node.errors import ConfigError, EnvironmentFault, PeerbedError, RunFailed
+from node.training import spawn
 from node.training.protocol import (
     Assignment,
     EvalResult,
@@ -335,17 +333,9 @@ class TrainerProcess:
             self._stderr = (self._stderr + chunk)[-_STDERR_TAIL:]
 
     def _obituary(self, status: int) -> TrainerDied:
-        if self._reason is not None:
-            how = self._reason
-        elif status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
-        else:
-            how = f"ended with exit status {status}"
-        remedy = None
-        if self._reason is None and status == -signal.SIGKILL:
-            remedy = "If the kernel did it for want of memory, give the node more."
-        words = self._stderr.decode(errors="replace").strip()
-        message = f"the trainer {how}" + (f"; its standard error ends:\n{words}" if words else "")
+        message, remedy = spawn.obituary(
+            "the trainer", reason=self._reason, status=status, stderr=self._stderr
+        )
         return TrainerDied(message, where=self._name, remedy=remedy)
 
 
@@ -367,25 +357,12 @@ def _fail(future: asyncio.Future[Any], error: PeerbedError) -> None:
 
 
 async def _spawn(memory: int) -> asyncio.subprocess.Process:
-    """The trainer process, with this process's own copy of the package and one compute thread."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "node.training",
-        str(memory),
+        *spawn.command(memory),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         pass_fds=(memory,),
         limit=_LINE_LIMIT,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        },
+        env=spawn.environment(),
     )

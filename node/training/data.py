@@ -1,128 +1,42 @@
 """Loads data sets and splits them into training and test samples, the same way for every run.
 
-Imports numpy only: the virtual-time simulator and the plan can ask for labels without torch.
-
-**digits** (`digits.npz`, embedded): "Optical Recognition of Handwritten Digits", E. Alpaydin and
-C. Kaynak, UCI Machine Learning Repository 1998, doi 10.24432/C50P49, licence CC BY 4.0. It is the
-data set's test part (1,797 images of 8x8 pixels from 0 to 16, 13 writers) as scikit-learn 1.9.1
-ships it in `sklearn/datasets/data/digits.csv.gz`
-(SHA-256 09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22), stored without loss as
-two uint8 arrays: `images` (1797, 8, 8) and `labels` (1797,).
+Imports numpy only: the virtual-time simulator and the plan can ask for labels without torch. The
+data sets themselves are in `digits`, `images`, `ratings` and `text`.
 """
 
 from __future__ import annotations
 
-import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
-from node.errors import ConfigError, EnvironmentFault
+from node.config import TrainingConfig
+from node.errors import ConfigError
+from node.training import digits, images, ratings, text
 from node.training.catalog import DATASETS
-
-Samples = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
-
-_S = TypeVar("_S", bound=np.generic)
-
-_EMBEDDED: Final = Path(__file__).parent
-
-# Of the training samples, on the pixel scale 0 to 1; `test_training_data.py` recomputes them.
-_DIGITS_MEAN: Final = 0.30575
-_DIGITS_STD: Final = 0.37622
+from node.training.dataset import Dataset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Dataset:
-    """One data set, split and normalised. All arrays are read-only.
-
-    Args:
-        inputs: float32, (samples, *shape), about zero mean and unit variance over all pixels.
-        labels: int64, (samples,), from 0 to `classes` - 1.
-        test_inputs, test_labels: the same, for what no node trains on.
-        classes: number of classes.
-    """
-
-    name: str
-    inputs: Samples
-    labels: Labels
-    test_inputs: Samples
-    test_labels: Labels
-    classes: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.inputs.shape[1:]
-
-
-def load(name: str, *, data_dir: str | None = None) -> Dataset:
-    """Load a data set by its name in the catalog.
-
-    Args:
-        data_dir: looked into first; None or without the data: what is embedded in the package.
+def load(config: TrainingConfig) -> Dataset:
+    """Load the data set that a run trains with.
 
     Raises:
-        ConfigError: no such data set.
+        ConfigError: no such data set, or it does not fit the configuration.
         EnvironmentFault: the data is missing or damaged; says where it was looked for.
     """
-    if name not in DATASETS:
-        raise ConfigError(f"unknown data set {name!r}", remedy=f"Known: {', '.join(DATASETS)}.")
-    return _digits(data_dir)
-
-
-def _digits(data_dir: str | None) -> Dataset:
-    """Test samples are every fifth of all samples sorted by label (stable: file order within a
-    label), beginning with the first: 360 of 1,797, 35 to 37 of each class. The writers are the
-    same in both parts."""
-    images, labels = _read_digits(_find("digits.npz", data_dir))
-    is_test = np.zeros(labels.size, dtype=bool)
-    is_test[np.argsort(labels, kind="stable")[::5]] = True
-    inputs = ((images / np.float32(16) - _DIGITS_MEAN) / _DIGITS_STD).astype(np.float32)
-    targets = labels.astype(np.int64)
-    return Dataset(
-        name="digits",
-        inputs=_read_only(inputs[~is_test]),
-        labels=_read_only(targets[~is_test]),
-        test_inputs=_read_only(inputs[is_test]),
-        test_labels=_read_only(targets[is_test]),
-        classes=10,
-    )
-
-
-def _find(file: str, data_dir: str | None) -> Path:
-    places = [Path(data_dir)] if data_dir else []
-    places.append(_EMBEDDED)
-    for place in places:
-        if (place / file).is_file():
-            return place / file
-    raise EnvironmentFault(
-        f"{file} is not in {' nor in '.join(str(place) for place in places)}",
-        remedy="It belongs to the package: reinstall peerbed, or copy node/training/"
-        f"{file} of the source tree into a folder and name that as `data_dir`.",
-    )
-
-
-def _read_digits(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise EnvironmentFault(
-            f"{path} cannot be read as the digits data set: {error}",
-            remedy="Delete it if it is your copy; else reinstall peerbed.",
-        ) from error
-    if images.shape != (1797, 8, 8) or labels.shape != (1797,):
-        raise EnvironmentFault(
-            f"{path} holds arrays of shape {images.shape} and {labels.shape}, not 1,797 digits",
-            remedy="Delete it if it is your copy; else reinstall peerbed.",
+    if config.dataset not in _LOADERS:
+        raise ConfigError(
+            f"unknown data set {config.dataset!r}", remedy=f"Known: {', '.join(DATASETS)}."
         )
-    return images, labels
+    folder = None if config.data_dir is None else Path(config.data_dir)
+    return _LOADERS[config.dataset](folder, config)
 
 
-def _read_only(array: npt.NDArray[_S]) -> npt.NDArray[_S]:
-    array.flags.writeable = False
-    return array
+_Loader = Callable[[Path | None, TrainingConfig], Dataset]
+_LOADERS: Final[dict[str, _Loader]] = {
+    "digits": lambda folder, _: digits.load(folder),
+    "cifar10": lambda folder, _: images.load_cifar10(folder),
+    "images": lambda folder, _: images.load_folder(folder),
+    "movielens": lambda folder, _: ratings.load(folder),
+    "text": lambda folder, config: text.load(folder, context=config.context),
+}

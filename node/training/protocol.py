@@ -14,6 +14,18 @@ down, and the trainer sizes as soon as it knows its model.
                   <------------------------  EvaluateAnswer
                   <------------------------  Fault instead of any answer
       closes the pipe  ------------------->  exits
+
+A worker of the simulator's pool has the same entry and the same life, other memory (`bank.Bank`),
+and does one thing after the other:
+
+    simulator                             worker
+      Enlistment  ------------------------>  loads data and model
+                  <------------------------  Enlisted
+      models into slots, TrainWork or
+        EvaluateWork, a few at a time  --->
+                  <------------------------  Working now and then, models into slots, WorkDone
+      Measure  --------------------------->
+                  <------------------------  Measured
 """
 
 from __future__ import annotations
@@ -24,6 +36,7 @@ from typing import Protocol, TypeAlias
 
 from node.config import ComputeConfig, TrainingConfig, from_json, to_json
 from node.core.parts import Layout, Vector
+from node.units import Nanos
 
 
 class Slot(IntEnum):
@@ -146,8 +159,109 @@ class Fault:
     remedy: str | None = None
 
 
+class Device(StrEnum):
+    """What a simulation trains on."""
+
+    AUTO = "auto"
+    """A GPU if torch finds one, else the CPU."""
+    CPU = "cpu"
+    """A pool of processes, each with one thread and one model at a time."""
+    CUDA = "cuda"
+    """One process that trains many models in one call (`batched`) on a GPU."""
+    BATCHED = "batched"
+    """The same on the CPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enlistment:
+    """All that a worker of the simulator's pool is told. It works for any of the nodes.
+
+    Args:
+        nodes: how many there are; a node is named by its place among them.
+        parent: process id that the worker must not outlive.
+    """
+
+    nodes: int
+    seed: int
+    parent: int
+    training: TrainingConfig
+    device: Device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enlisted:
+    """The worker is up; the initial vector lies in the first model of its `bank.Bank`.
+
+    Args:
+        device: never AUTO.
+        slots: jobs that it can be given at a time.
+    """
+
+    tensors: tuple[TensorShape, ...]
+    device: Device
+    slots: int
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of({tensor.name: tensor.shape for tensor in self.tensors})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainWork:
+    """Train the models in these slots, each on the batches beside it; results replace them."""
+
+    slots: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateWork:
+    """Evaluate the models in these slots, each on the test samples of the node at the same place
+    in `nodes`; None: everybody's."""
+
+    slots: tuple[int, ...]
+    nodes: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Find out how long a step takes on one CPU core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Of one job. `fault`: why it has no result."""
+
+    loss: float = 0.0
+    accuracy: float = 0.0
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkDone:
+    """Answers `TrainWork` and `EvaluateWork`, in the order in which they were given.
+
+    Args:
+        outcomes: one for each slot.
+        cpu_s: CPU time that it took.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Median wall time of a step."""
+
+    step_ns: Nanos
+
+
 Request: TypeAlias = TrainRequest | EvaluateRequest
 Answer: TypeAlias = Ready | Working | TrainAnswer | EvaluateAnswer | Fault
+Work: TypeAlias = TrainWork | EvaluateWork | Measure
+Report: TypeAlias = Enlisted | Working | WorkDone | Measured | Fault
+Message: TypeAlias = Assignment | Request | Answer | Enlistment | Work | Report
 
 _KINDS: dict[str, type] = {
     kind.__name__: kind
@@ -160,16 +274,23 @@ _KINDS: dict[str, type] = {
         TrainAnswer,
         EvaluateAnswer,
         Fault,
+        Enlistment,
+        Enlisted,
+        TrainWork,
+        EvaluateWork,
+        Measure,
+        WorkDone,
+        Measured,
     )
 }
 
 
-def encode(message: Assignment | Request | Answer) -> bytes:
+def encode(message: Message) -> bytes:
     """One line, newline included."""
     return f"{type(message).__name__} {to_json(message)}\n".encode()
 
 
-def decode(line: bytes) -> Assignment | Request | Answer:
+def decode(line: bytes) -> Message:
     """Read a line back.
 
     Raises:
@@ -179,7 +300,7 @@ def decode(line: bytes) -> Assignment | Request | Answer:
     kind, _, text = line.decode().partition(" ")
     if kind not in _KINDS:
         raise ValueError(f"not a line of the trainer protocol: {line[:200]!r}")
-    message: Assignment | Request | Answer = from_json(_KINDS[kind], text)
+    message: Message = from_json(_KINDS[kind], text)
     return message
 
 

@@ -18,17 +18,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import numpy as np
 import torch
 
-from node.config import ComputeConfig
 from node.core.parts import Vector
 from node.core.rng import stream
 from node.errors import ConfigError, PeerbedError
-from node.training import data, models, sgd
-from node.training.partition import partition
+from node.training import sgd
+from node.training.bench import Bench
+from node.training.minibatches import Minibatches
+from node.training.partition import Indices
 from node.training.protocol import (
     Answer,
     Assignment,
@@ -37,6 +38,7 @@ from node.training.protocol import (
     Fault,
     FaultKind,
     Ready,
+    Report,
     Slot,
     Stage,
     TensorShape,
@@ -64,7 +66,7 @@ class Answers:
         self._lock = threading.Lock()
         self._last = time.monotonic()
 
-    def send(self, answer: Answer) -> None:
+    def send(self, answer: Answer | Report) -> None:
         line = encode(answer)
         with self._lock:
             self._last = time.monotonic()
@@ -77,50 +79,34 @@ class Answers:
             self.send(Working())
 
 
-class Bench:
-    """What the trainer has on its bench: data, partition, two modules, the shared vectors."""
+class Workplace:
+    """What this trainer works with: the bench, two modules, the node's share, shared vectors."""
 
     def __init__(self, assignment: Assignment, *, memory: int) -> None:
         config = assignment.training
-        dataset = data.load(config.dataset, data_dir=config.data_dir)
         self.config = config
         self.compute = assignment.compute
-        self.inputs, self.labels = _tensor(dataset.inputs), _tensor(dataset.labels)
-        self.test_inputs, self.test_labels = (
-            _tensor(dataset.test_inputs),
-            _tensor(dataset.test_labels),
-        )
-        self.model, self.test_model = (
-            models.FlatModel(
-                models.build(config.model, shape=dataset.shape, classes=dataset.classes)
-            )
-            for _ in range(2)
-        )
+        self.bench = Bench(config, nodes=assignment.nodes, seed=assignment.seed)
+        self.model, self.test_model = self.bench.model(), self.bench.model()
         self.slots = map_slots(memory, size=self.model.layout.size)
-        self.slots[Slot.OUT][:] = models.initial(self.model, seed=assignment.seed)
-        self.batches: sgd.Minibatches | None = None
-        mine = np.empty(0, dtype=np.int64)
+        self.slots[Slot.OUT][:] = self.bench.initial()
+        self.node = None if assignment.node is None else assignment.index
+        self.batches: Minibatches | None = None
+        mine: Indices = np.empty(0, dtype=np.int64)
         if assignment.node is not None:
-            mine = partition(
-                dataset.labels,
-                config=config.partition,
-                nodes=assignment.nodes,
-                batch_size=config.batch_size,
-                seed=assignment.seed,
-            )[assignment.index]
-            self.batches = sgd.Minibatches(
+            mine = self.bench.shares.train[assignment.index]
+            self.batches = Minibatches(
                 mine,
                 batch_size=config.batch_size,
                 rng=stream(assignment.seed, "data", assignment.node),
             )
-        counts = np.bincount(dataset.labels[mine], minlength=dataset.classes)
         self.ready = Ready(
             tensors=tuple(
                 TensorShape(name=slot.name, shape=slot.shape) for slot in self.model.layout.slots
             ),
             samples=int(mine.size),
-            label_counts=tuple(int(count) for count in counts),
-            test_samples=int(dataset.test_labels.size),
+            label_counts=self.bench.label_counts(mine),
+            test_samples=int(self.bench.shares.tests(self.node).size),
         )
 
 
@@ -129,6 +115,16 @@ def map_slots(memory: int, *, size: int) -> list[Vector]:
     os.ftruncate(memory, len(Slot) * size * 4)
     shared = mmap.mmap(memory, len(Slot) * size * 4)
     return list(np.frombuffer(shared, dtype=np.float32).reshape(len(Slot), size))
+
+
+def settle() -> None:
+    """One compute thread, and only deterministic operations."""
+    torch.set_num_threads(1)
+    # The public call that does not import torch's compiler, as use_deterministic_algorithms does.
+    torch.set_deterministic_debug_mode("error")
+    # Else it fills all new memory with NaN, to show who reads it unwritten: a third of the time of
+    # a small convolutional network.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def serve(
@@ -141,21 +137,19 @@ def serve(
         answers: descriptor to write answers to.
         memory: descriptor of the shared memory, still without a size.
     """
-    torch.set_num_threads(1)
-    # The public call that does not import torch's compiler, as use_deterministic_algorithms does.
-    torch.set_deterministic_debug_mode("error")
+    settle()
     out = Answers(answers)
     try:
-        bench = Bench(assignment, memory=memory)
+        place = Workplace(assignment, memory=memory)
     except PeerbedError as error:
-        out.send(_fault(Stage.SETUP, error))
+        out.send(fault(Stage.SETUP, error))
         raise SystemExit(error.exit_status) from None
     jobs: queue.SimpleQueue[TrainRequest] = queue.SimpleQueue()
     snapshots: queue.SimpleQueue[EvaluateRequest] = queue.SimpleQueue()
-    _spawn("train", jobs, lambda request: _train(request, bench, out))
-    _spawn("evaluate", snapshots, lambda request: _evaluate(request, bench, out))
+    _spawn("train", jobs, lambda request: _train(request, place, out))
+    _spawn("evaluate", snapshots, lambda request: _evaluate(request, place, out))
     gc.freeze()  # what the imports left behind need not be traversed again and again
-    out.send(bench.ready)
+    out.send(place.ready)
     for line in requests:
         match decode(line):
             case TrainRequest() as request:
@@ -183,28 +177,23 @@ def _spawn(name: str, requests: queue.SimpleQueue[_R], perform: Callable[[_R], N
     threading.Thread(target=run, name=name, daemon=True).start()
 
 
-def _train(request: TrainRequest, bench: Bench, out: Answers) -> None:
+def _train(request: TrainRequest, place: Workplace, out: Answers) -> None:
     started = time.monotonic()
-    if bench.batches is None:
+    if place.batches is None:
         raise TypeError("this trainer only evaluates")
-    bench.model.load(bench.slots[Slot.IN])
+    place.model.load(place.slots[Slot.IN])
     try:
-        loss = sgd.train(
-            bench.model,
-            config=bench.config,
-            inputs=bench.inputs,
-            labels=bench.labels,
-            batches=bench.batches,
-            steps=request.steps,
-            tick=out.tick,
-        )
+        batches = place.batches.take(request.steps)
+        loss = place.bench.train(place.model, batches=batches, tick=out.tick)
     except sgd.Diverged as error:
-        out.send(_diverged(Stage.TRAIN, f"training diverged in job {request.job}: {error}", bench))
+        out.send(_diverged(Stage.TRAIN, f"training diverged in job {request.job}: {error}", place))
         return
-    bench.model.store(bench.slots[Slot.OUT])
+    place.model.store(place.slots[Slot.OUT])
     computed = time.monotonic()
-    lasts = modelled_s(bench.compute, steps=request.steps, compute_s=computed - started)
-    ended = _wait_until(started + lasts, now=computed, tick=out.tick)
+    measured_ns = round((computed - started) * SECOND)
+    lasts = place.compute.job_ns(job=request.job, steps=request.steps, measured_ns=measured_ns)
+    lasts_s = lasts / SECOND
+    ended = _wait_until(started + lasts_s, now=computed, tick=out.tick)
     out.send(
         TrainAnswer(
             job=request.job,
@@ -212,15 +201,9 @@ def _train(request: TrainRequest, bench: Bench, out: Answers) -> None:
             loss=loss,
             compute_s=computed - started,
             padded_s=ended - computed,
-            late_s=max(0.0, ended - started - lasts),
+            late_s=max(0.0, ended - started - lasts_s),
         )
     )
-
-
-def modelled_s(compute: ComputeConfig, *, steps: int, compute_s: float) -> float:
-    """Seconds that a job of `steps` steps is to last, if computing it took `compute_s`."""
-    measured = compute_s if compute.step_ns is None else steps * compute.step_ns / SECOND
-    return measured / compute.speed
 
 
 def _wait_until(deadline: float, *, now: float, tick: Callable[[], None]) -> float:
@@ -232,36 +215,30 @@ def _wait_until(deadline: float, *, now: float, tick: Callable[[], None]) -> flo
     return now
 
 
-def _evaluate(request: EvaluateRequest, bench: Bench, out: Answers) -> None:
+def _evaluate(request: EvaluateRequest, place: Workplace, out: Answers) -> None:
     started = time.monotonic()
-    bench.test_model.load(bench.slots[Slot.EVAL])
+    place.test_model.load(place.slots[Slot.EVAL])
     try:
-        accuracy, loss = sgd.evaluate(
-            bench.test_model, inputs=bench.test_inputs, labels=bench.test_labels, tick=out.tick
-        )
+        accuracy, loss = place.bench.evaluate(place.test_model, node=place.node, tick=out.tick)
     except sgd.Diverged as error:
         text = f"the model of round {request.round} has diverged: {error}"
-        out.send(_diverged(Stage.EVALUATE, text, bench))
+        out.send(_diverged(Stage.EVALUATE, text, place))
         return
     seconds = time.monotonic() - started
     out.send(EvaluateAnswer(round=request.round, accuracy=accuracy, loss=loss, seconds=seconds))
 
 
-def _diverged(stage: Stage, message: str, bench: Bench) -> Fault:
+def _diverged(stage: Stage, message: str, place: Workplace) -> Fault:
     return Fault(
         stage=stage,
         kind=FaultKind.DIVERGED,
         message=message,
-        remedy=f"Lower training.learning_rate, which is {bench.config.learning_rate}.",
+        remedy=f"Lower training.learning_rate, which is {place.config.learning_rate}.",
     )
 
 
-def _fault(stage: Stage, error: PeerbedError) -> Fault:
+def fault(stage: Stage, error: PeerbedError) -> Fault:
     kind = FaultKind.CONFIG if isinstance(error, ConfigError) else FaultKind.ENVIRONMENT
     return Fault(
         stage=stage, kind=kind, message=error.message, where=error.where, remedy=error.remedy
     )
-
-
-def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    return torch.from_numpy(array.copy())  # torch has no read-only tensors

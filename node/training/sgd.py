@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from node.config import TrainingConfig
+from node.training.material import Material
 from node.training.models import FlatModel
 from node.training.partition import Indices
 
@@ -27,42 +25,15 @@ class Diverged(Exception):
     """A loss or a parameter is not finite."""
 
 
-class Minibatches:
-    """An endless stream of minibatches: the node's samples, shuffled anew for every epoch.
-
-    A batch that an epoch's end cuts is filled up from the next epoch, so that every batch is full
-    and the stream goes on over jobs; it does not depend on how steps are grouped into jobs.
-
-    Args:
-        samples: indices of the node's training samples, at least one.
-        rng: the node's stream `data`.
-    """
-
-    def __init__(self, samples: Indices, *, batch_size: int, rng: np.random.Generator) -> None:
-        self._samples = samples
-        self._batch_size = batch_size
-        self._rng = rng
-        self._left = np.empty(0, dtype=np.int64)
-
-    def take(self) -> Tensor:
-        """The next batch: int64, (batch_size,)."""
-        while self._left.size < self._batch_size:
-            self._left = np.concatenate([self._left, self._rng.permutation(self._samples)])
-        batch, self._left = np.split(self._left, [self._batch_size])
-        return torch.from_numpy(batch)
-
-
 def train(
     model: FlatModel,
     *,
     config: TrainingConfig,
-    inputs: Tensor,
-    labels: Tensor,
-    batches: Minibatches,
-    steps: int,
+    material: Material,
+    batches: Indices,
     tick: Callable[[], None],
 ) -> float:
-    """Run `steps` steps of minibatch SGD on the cross-entropy, from what `model` holds, in place.
+    """Run minibatch SGD on the task's loss, from what `model` holds, in place.
 
     As `torch.optim.SGD` without dampening: g += weight_decay * x; v = momentum * v + g;
     x -= learning_rate * v. The velocity v starts from 0 in every job: a model that was averaged
@@ -70,6 +41,7 @@ def train(
     every round, too).
 
     Args:
+        batches: (steps, batch_size), the samples of each step.
         tick: called after every step.
 
     Returns:
@@ -78,13 +50,12 @@ def train(
     Raises:
         Diverged: a loss or parameter is NaN or infinite.
     """
-    vector, gradient = model.vector, model.gradient
+    vector, gradient, goal = model.vector, model.gradient, material.objective
     velocity = torch.zeros_like(vector) if config.momentum else gradient
     total = torch.zeros((), dtype=torch.float64)
-    for _ in range(steps):
-        batch = batches.take()
-        logits = model.module(inputs.index_select(0, batch))
-        loss = functional.cross_entropy(logits, labels.index_select(0, batch))
+    for batch in torch.from_numpy(batches):
+        inputs = goal.decode(material.inputs.index_select(0, batch))
+        loss = goal.loss(model.module(inputs), material.labels.index_select(0, batch))
         gradient.zero_()
         loss.backward()
         if config.weight_decay:
@@ -94,33 +65,40 @@ def train(
         vector.add_(velocity, alpha=-config.learning_rate)
         total.add_(loss.detach())
         tick()
-    mean = total.item() / steps
-    if not math.isfinite(mean):
-        raise Diverged(f"the training loss is {mean}")
-    if not bool(torch.isfinite(vector).all()):
-        raise Diverged("a parameter is not finite")
+    mean = total.item() / len(batches)
+    if fault := divergence(mean, finite=bool(torch.isfinite(vector).all())):
+        raise Diverged(fault)
     return mean
 
 
+def divergence(mean: float, *, finite: bool) -> str | None:
+    """What is wrong with a job's mean loss, or with its parameters unless they are finite."""
+    if not math.isfinite(mean):
+        return f"the training loss is {mean}"
+    return None if finite else "a parameter is not finite"
+
+
 def evaluate(
-    model: FlatModel, *, inputs: Tensor, labels: Tensor, tick: Callable[[], None]
+    model: FlatModel, *, material: Material, samples: Indices, tick: Callable[[], None]
 ) -> tuple[float, float]:
-    """Accuracy (share of right answers) and mean cross-entropy of what `model` holds.
+    """Accuracy and loss of what `model` holds, as the task defines them.
 
     Args:
+        samples: indices of test samples, at least one.
         tick: called after every chunk of samples.
 
     Raises:
         Diverged: the loss is not finite.
     """
-    right, total = 0, 0.0
+    goal, right, predictions, total = material.objective, 0, 0, 0.0
     with torch.inference_mode():
-        for part, wanted in zip(inputs.split(_CHUNK), labels.split(_CHUNK), strict=True):
-            logits = model.module(part)
-            total += functional.cross_entropy(logits, wanted, reduction="sum").item()
-            right += int((logits.argmax(dim=1) == wanted).sum())
+        for chunk in torch.tensor(samples).split(_CHUNK):
+            outputs = model.module(goal.decode(material.test_inputs.index_select(0, chunk)))
+            score = goal.score(outputs, material.test_labels.index_select(0, chunk))
+            right += score.right
+            predictions += score.predictions
+            total += score.loss
             tick()
-    loss = total / len(labels)
-    if not math.isfinite(loss):
-        raise Diverged(f"the test loss is {loss}")
-    return right / len(labels), loss
+    if not math.isfinite(total):
+        raise Diverged(f"the test loss is {total}")
+    return right / predictions, goal.total(total / predictions)

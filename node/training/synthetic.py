@@ -39,7 +39,7 @@ class SyntheticTrainer:
         self._target = targets[config.name]
         self._optimum = np.mean(list(targets.values()), axis=0, dtype=np.float64)
         self._rate = config.training.learning_rate
-        self._step_s = (config.compute.step_ns or 0) / SECOND / config.compute.speed
+        self._compute = config.compute
         self._pause = pause
         self._busy = False
         self.layout = Layout.of({"first": (size // 2,), "second": (size - size // 2,)})
@@ -52,8 +52,9 @@ class SyntheticTrainer:
         if self._busy:
             raise RuntimeError(f"job {job} while another one runs")
         self._busy = True
+        lasts_s = self._compute.job_ns(job=job, steps=steps, measured_ns=0) / SECOND
         try:
-            await self._pause(steps * self._step_s)
+            await self._pause(lasts_s)
         finally:
             self._busy = False
         kept = 1 - self._rate
@@ -66,7 +67,7 @@ class SyntheticTrainer:
             loss=powers * float(np.dot(offset, offset)) / 2,
             steps=steps,
             compute_s=0.0,
-            padded_s=steps * self._step_s,
+            padded_s=lasts_s,
             late_s=0.0,
         )
 

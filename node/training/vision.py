@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -18,6 +19,7 @@ from typing import Final
 import torch
 
 from node.errors import EnvironmentFault
+from node.training.catalog import LEFT_OUT
 
 _WANTED: Final = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -39,9 +41,13 @@ def import_torchvision() -> ModuleType:
             "torchvision is not installed",
             remedy="Install the extra that nodes train with: pip install 'peerbed[train]'.",
         )
+    stub = sys.modules.get(LEFT_OUT)
+    if stub is not None and stub.__spec__ is None:  # `__main__` has put it there
+        del sys.modules[LEFT_OUT]
+        importlib.import_module(LEFT_OUT)
     for library in sorted(Path(spec.origin).parent.glob("_C*.so")):
         with contextlib.suppress(OSError):  # what torchvision does itself, only earlier
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     declare_missing()
     return importlib.import_module("torchvision")
 
@@ -53,8 +59,8 @@ def declare_missing() -> tuple[str, ...]:
     """
     missing = tuple(name for name in _WANTED if not hasattr(torch.ops.torchvision, name))
     if missing:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in missing:
-            library.define(_WANTED[name])
+            library.define(_WANTED[name])  # type: ignore[no-untyped-call]
         _declared.append(library)
     return missing

@@ -7,28 +7,45 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from node.errors import ConfigError, EnvironmentFault
-from node.training import data
+from node.config import TrainingConfig
+from node.errors import ConfigError, EnvironmentFault, PeerbedError
+from node.training import data, digits
 from node.training.catalog import DATASETS
+from node.training.dataset import Dataset
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_every_data_set_of_the_catalog_loads(name: str) -> None:
-    dataset = data.load(name)
+def load(folder: Path | None = None, *, name: str = "digits") -> Dataset:
+    config = TrainingConfig(dataset=name, data_dir=None if folder is None else str(folder))
+    return data.load(config)
+
+
+def test_digits_load() -> None:
+    dataset = load()
+    shape = dataset.problem.shape
     assert dataset.inputs.dtype == np.float32
-    assert dataset.inputs.shape == (dataset.labels.size, *dataset.shape)
-    assert dataset.test_inputs.shape == (dataset.test_labels.size, *dataset.shape)
-    assert set(np.unique(dataset.labels)) == set(range(dataset.classes))
+    assert dataset.inputs.shape == (dataset.labels.size, *shape)
+    assert dataset.test_inputs.shape == (dataset.test_labels.size, *shape)
+    assert set(np.unique(dataset.labels)) == set(range(dataset.problem.classes))
     with pytest.raises(ValueError, match="read-only"):
         dataset.inputs[0] = 0
 
 
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_what_is_not_embedded_says_how_to_get_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=f"data set {name} needs `training.data_dir`"):
+        load(name=name)
+    with pytest.raises(PeerbedError) as caught:
+        load(tmp_path, name=name)
+    assert str(tmp_path) in caught.value.message
+    assert "data_dir" in str(caught.value.remedy)
+
+
 def test_digits_are_split_by_label_and_scaled_by_the_training_part() -> None:
-    digits = data.load("digits")
-    assert (digits.labels.size, digits.test_labels.size) == (1437, 360)
-    assert np.bincount(digits.test_labels).tolist() == [36, 36, 36, 36, 37, 36, 36, 36, 35, 36]
-    assert digits.inputs.mean() == pytest.approx(0, abs=1e-4)
-    assert digits.inputs.std() == pytest.approx(1, abs=1e-4)
+    dataset = load()
+    assert (dataset.labels.size, dataset.test_labels.size) == (1437, 360)
+    assert np.bincount(dataset.test_labels).tolist() == [36, 36, 36, 36, 37, 36, 36, 36, 35, 36]
+    assert dataset.inputs.mean() == pytest.approx(0, abs=1e-4)
+    assert dataset.inputs.std() == pytest.approx(1, abs=1e-4)
 
 
 def test_digits_are_the_file_that_scikit_learn_ships() -> None:
@@ -42,33 +59,33 @@ def test_digits_are_the_file_that_scikit_learn_ships() -> None:
 
 def test_an_unknown_data_set_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="Known: digits"):
-        data.load("fingers")
+        load(name="fingers")
 
 
 def test_missing_data_says_where_it_was_looked_for_and_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded, own = tmp_path / "embedded", tmp_path / "own"
-    monkeypatch.setattr(data, "_EMBEDDED", embedded)
+    monkeypatch.setattr(digits, "_EMBEDDED", embedded)
     with pytest.raises(EnvironmentFault) as caught:
-        data.load("digits", data_dir=str(own))
+        load(own)
     assert str(own) in caught.value.message
     assert str(embedded) in caught.value.message
     assert "reinstall" in str(caught.value.remedy)
 
 
 def test_a_folder_without_the_data_falls_back_to_the_embedded_file(tmp_path: Path) -> None:
-    assert data.load("digits", data_dir=str(tmp_path)).labels.size == 1437
+    assert load(tmp_path).labels.size == 1437
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"not an archive"])
 def test_a_damaged_file_is_a_fault_of_the_environment(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "digits.npz").write_bytes(content)
     with pytest.raises(EnvironmentFault, match="cannot be read"):
-        data.load("digits", data_dir=str(tmp_path))
+        load(tmp_path)
 
 
 def test_another_archive_is_a_fault_of_the_environment(tmp_path: Path) -> None:
     np.savez(tmp_path / "digits.npz", images=np.zeros((2, 8, 8)), labels=np.zeros(2))
     with pytest.raises(EnvironmentFault, match="not 1,797 digits"):
-        data.load("digits", data_dir=str(tmp_path))
+        load(tmp_path)

@@ -8,26 +8,94 @@ import torch
 from torch import nn
 
 from node.config import TrainingConfig
+from node.core.parts import Vector
 from node.core.rng import stream
 from node.errors import ConfigError
-from node.training import data, models, sgd
+from node.training import data, material, models, nets, sgd
 from node.training.catalog import MODELS, PARAMETERS
+from node.training.dataset import Array, Dataset, Problem, Task
+from node.training.minibatches import Minibatches
+
+DIGITS = Problem(task=Task.CLASS, shape=(8, 8), classes=10)
+PROBLEMS = {
+    "digits": DIGITS,
+    "cifar10": Problem(task=Task.CLASS, shape=(3, 32, 32), classes=10),
+    "movielens": Problem(task=Task.RATING, shape=(2,), classes=1, sizes=(610, 9_724)),
+    "text": Problem(task=Task.NEXT_TOKEN, shape=(64,), classes=65, sizes=(65,)),
+}
+"""The sets that the catalog counts parameters for; of the text the one that people use."""
 
 
-def flat(name: str) -> models.FlatModel:
-    return models.FlatModel(models.build(name, shape=(8, 8), classes=10))
+def flat(name: str, problem: Problem = DIGITS) -> models.FlatModel:
+    return models.FlatModel(models.build(TrainingConfig(model=name), problem))
 
 
-def batches(*, samples: int = 40, batch_size: int = 16) -> sgd.Minibatches:
-    return sgd.Minibatches(np.arange(samples), batch_size=batch_size, rng=stream(1, "data", "n0"))
+def start(name: str, problem: Problem = DIGITS, *, seed: int = 1) -> Vector:
+    return models.initial(TrainingConfig(model=name), problem, seed=seed)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_parameter_counts_are_those_of_the_catalog(name: str) -> None:
-    assert flat(name).layout.size == PARAMETERS["digits", name]
+def digits() -> material.Material:
+    return material.of(data.load(TrainingConfig()))
 
 
-@pytest.mark.parametrize("name", MODELS)
+def batches(*, samples: int = 40, batch_size: int = 16) -> Minibatches:
+    return Minibatches(np.arange(samples), batch_size=batch_size, rng=stream(1, "data", "n0"))
+
+
+@pytest.mark.parametrize(("dataset", "name"), PARAMETERS)
+def test_parameter_counts_are_those_of_the_catalog(dataset: str, name: str) -> None:
+    assert flat(name, PROBLEMS[dataset]).layout.size == PARAMETERS[dataset, name]
+
+
+def test_every_model_of_the_catalog_is_counted_and_trains() -> None:
+    """One step from the initial vector lowers the loss on the batch that it was made with."""
+    assert {name for _, name in PARAMETERS} == set(MODELS)
+    for dataset, name in PARAMETERS:
+        made = toy(PROBLEMS[dataset])
+        config = TrainingConfig(model=name, learning_rate=0.001, batch_size=4)
+        model = flat(name, made.problem)
+        model.load(start(name, made.problem))
+        step = np.arange(4).reshape(1, 4)
+        before = sgd.train(model, config=config, material=made, batches=step, tick=lambda: None)
+        after = sgd.train(model, config=config, material=made, batches=step, tick=lambda: None)
+        assert after < before, name
+
+
+def toy(problem: Problem) -> material.Material:
+    """Four samples of noise with different answers."""
+    rng = stream(1, "data")
+    shape, sizes = (4, *problem.shape), problem.sizes
+    inputs: Array = rng.standard_normal(shape, dtype=np.float32)
+    labels: Array = np.arange(4, dtype=np.int64)
+    if problem.task is Task.RATING:
+        inputs = np.stack([rng.integers(0, size, 4) for size in sizes], axis=1)
+        labels = np.array([1, 5, 2, 4], dtype=np.float32)
+    if problem.task is Task.NEXT_TOKEN:
+        inputs, labels = (rng.integers(0, 65, shape).astype(np.uint8) for _ in range(2))
+    return material.of(
+        Dataset(
+            problem=problem,
+            inputs=inputs,
+            labels=labels,
+            test_inputs=inputs,
+            test_labels=labels,
+            groups=np.zeros(4, dtype=np.int64),
+            group_count=1,
+        )
+    )
+
+
+def test_a_convolution_by_patches_is_one_whose_stride_is_its_size() -> None:
+    patches = nets.Patches(3, 5, size=2)
+    weight = patches.mix.weight.view(5, 2, 2, 3).permute(0, 3, 1, 2)
+    images = torch.from_numpy(stream(1, "data").standard_normal((2, 3, 7, 8), dtype=np.float32))
+    expected = nn.functional.conv2d(images, weight, patches.mix.bias, stride=2)
+    assert torch.allclose(patches(images), expected, atol=1e-6)
+    last = images.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(patches(last), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_parameters_and_gradients_are_views_of_the_flat_tensors(name: str) -> None:
     model = flat(name)
     numbers = np.arange(model.layout.size, dtype=np.float32)
@@ -45,18 +113,19 @@ def test_parameters_and_gradients_are_views_of_the_flat_tensors(name: str) -> No
     assert np.array_equal(back, numbers)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_initial_vector_hangs_on_the_seed_alone(name: str) -> None:
+@pytest.mark.parametrize(("dataset", "name"), PARAMETERS)
+def test_the_initial_vector_hangs_on_the_seed_alone(dataset: str, name: str) -> None:
+    problem = PROBLEMS[dataset]
     torch.manual_seed(5)
-    one = models.initial(flat(name), seed=1)
+    one = start(name, problem, seed=1)
     torch.manual_seed(6)
-    assert np.array_equal(one, models.initial(flat(name), seed=1))
-    assert not np.array_equal(one, models.initial(flat(name), seed=2))
+    assert np.array_equal(one, start(name, problem, seed=1))
+    assert not np.array_equal(one, start(name, problem, seed=2))
 
 
 def test_initial_values_are_uniform_up_to_the_root_of_the_fan_in() -> None:
     model = flat("mlp")
-    vector = models.initial(model, seed=1)
+    vector = start("mlp")
     first, last = model.layout.slots[0], model.layout.slots[2]
     assert np.abs(vector[: first.size]).max() == pytest.approx(1 / 8, rel=1e-3)
     weights = vector[last.offset : last.offset + last.size]
@@ -67,11 +136,9 @@ def test_initial_values_are_uniform_up_to_the_root_of_the_fan_in() -> None:
 def test_normalisation_starts_as_the_identity_and_unknown_layers_are_refused() -> None:
     with torch.device("meta"):
         norm, odd = nn.GroupNorm(2, 4), nn.PReLU()
-    assert (
-        models.initial(models.FlatModel(nn.Sequential(norm)), seed=1).tolist() == [1] * 4 + [0] * 4
-    )
+    assert models.drawn(models.FlatModel(nn.Sequential(norm)), seed=1).tolist() == [1] * 4 + [0] * 4
     with pytest.raises(ConfigError, match="PReLU"):
-        models.initial(models.FlatModel(nn.Sequential(odd)), seed=1)
+        models.drawn(models.FlatModel(nn.Sequential(odd)), seed=1)
 
 
 def test_a_model_with_buffers_is_refused() -> None:
@@ -83,12 +150,12 @@ def test_a_model_with_buffers_is_refused() -> None:
 
 def test_an_unknown_model_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="Known: mlp, cnn"):
-        models.build("gpt", shape=(8, 8), classes=10)
+        models.build(TrainingConfig(model="gpt"), DIGITS)
 
 
 def test_minibatches_are_full_and_every_epoch_has_every_sample_once() -> None:
     source = batches(samples=40, batch_size=16)
-    drawn = torch.cat([source.take() for _ in range(10)]).numpy()
+    drawn = np.concatenate([source.take(steps).ravel() for steps in (1, 6, 3)])
     assert drawn.size == 160
     for epoch in np.split(drawn, 4):
         assert np.array_equal(np.sort(epoch), np.arange(40))
@@ -96,24 +163,21 @@ def test_minibatches_are_full_and_every_epoch_has_every_sample_once() -> None:
 
 
 def test_fewer_samples_than_a_batch_fill_it_by_several_epochs() -> None:
-    batch = batches(samples=3, batch_size=16).take().numpy()
+    batch = batches(samples=3, batch_size=16).take(1)[0]
     assert np.bincount(batch).tolist() in ([6, 5, 5], [5, 6, 5], [5, 5, 6])
 
 
 def run(config: TrainingConfig, *, jobs: tuple[int, ...]) -> tuple[models.FlatModel, list[float]]:
     """Train on the first 200 digits from the initial vector of seed 1."""
-    digits = data.load("digits")
     model = flat(config.model)
-    model.load(models.initial(model, seed=1))
+    model.load(start(config.model))
     source = batches(samples=200)
     losses = [
         sgd.train(
             model,
             config=config,
-            inputs=torch.from_numpy(digits.inputs.copy()),
-            labels=torch.from_numpy(digits.labels.copy()),
-            batches=source,
-            steps=steps,
+            material=digits(),
+            batches=source.take(steps),
             tick=lambda: None,
         )
         for steps in jobs
@@ -132,9 +196,9 @@ def run(config: TrainingConfig, *, jobs: tuple[int, ...]) -> tuple[models.FlatMo
 )
 def test_sgd_does_what_torch_does(config: TrainingConfig) -> None:
     ours, [loss] = run(config, jobs=(20,))
-    digits = data.load("digits")
+    samples = digits()
     theirs = flat(config.model)
-    theirs.load(models.initial(theirs, seed=1))
+    theirs.load(start(config.model))
     optimizer = torch.optim.SGD(
         theirs.module.parameters(),
         lr=config.learning_rate,
@@ -142,11 +206,10 @@ def test_sgd_does_what_torch_does(config: TrainingConfig) -> None:
         weight_decay=config.weight_decay,
     )
     source, losses = batches(samples=200), []
-    for _ in range(20):
-        batch = source.take().numpy()
+    for batch in source.take(20):
         optimizer.zero_grad(set_to_none=False)
-        logits = theirs.module(torch.from_numpy(digits.inputs[batch]))
-        value = nn.functional.cross_entropy(logits, torch.from_numpy(digits.labels[batch]))
+        logits = theirs.module(samples.inputs[batch])
+        value = nn.functional.cross_entropy(logits, samples.labels[batch])
         value.backward()
         optimizer.step()
         losses.append(value.item())
@@ -176,23 +239,17 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 def test_one_node_with_all_the_data_gets_above_95_percent(
     name: str, steps: int, learning_rate: float
 ) -> None:
-    digits = data.load("digits")
     model = flat(name)
-    model.load(models.initial(model, seed=1))
+    model.load(start(name))
     sgd.train(
         model,
         config=TrainingConfig(model=name, learning_rate=learning_rate),
-        inputs=torch.from_numpy(digits.inputs.copy()),
-        labels=torch.from_numpy(digits.labels.copy()),
-        batches=batches(samples=1437),
-        steps=steps,
+        material=digits(),
+        batches=batches(samples=1437).take(steps),
         tick=lambda: None,
     )
     accuracy, loss = sgd.evaluate(
-        model,
-        inputs=torch.from_numpy(digits.test_inputs.copy()),
-        labels=torch.from_numpy(digits.test_labels.copy()),
-        tick=lambda: None,
+        model, material=digits(), samples=np.arange(360), tick=lambda: None
     )
     assert accuracy > 0.95
     assert 0 < loss < 0.25

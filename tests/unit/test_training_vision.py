@@ -47,3 +47,37 @@ except EnvironmentFault as fault:
     print(fault)
 """
     assert "pip install 'peerbed[train]'" in run(code)
+
+
+def test_models_do_without_what_is_left_out_of_torch_and_torchvision_gets_it_back() -> None:
+    code = """
+import numpy as np
+from node.training.__main__ import _lighten
+_lighten("mlp")
+import sys
+assert sys.modules["torch._meta_registrations"].__spec__ is None
+from node.config import TrainingConfig
+from node.training import sgd
+from node.training.catalog import EAGER_MODELS, PARAMETERS
+from tests.unit.test_training_models import PROBLEMS, flat, start, toy
+for dataset, name in PARAMETERS:
+    if name in EAGER_MODELS:
+        made = toy(PROBLEMS[dataset])
+        model = flat(name, made.problem)
+        model.load(start(name, made.problem))
+        step = np.arange(4).reshape(1, 4)
+        config = TrainingConfig(model=name)
+        sgd.train(model, config=config, material=made, batches=step, tick=lambda: None)
+        print(name)
+from node.training.vision import import_torchvision
+print(import_torchvision().datasets.CIFAR10.__name__)
+"""
+    assert run(code).split("\n") == [
+        "mlp",
+        "cnn",
+        "gn-lenet",
+        "gn-lenet-small",
+        "matrix-factorisation",
+        "char-gpt",
+        "CIFAR10",
+    ]
