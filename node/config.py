@@ -103,6 +103,10 @@ class PathSpec:
     queue_bytes: int | None = None
     slot: Slot | None = None
 
+    def __hash__(self) -> int:
+        """Of what mostly tells paths apart: the simulator looks up thousands a second by it."""
+        return hash((self.rate_bps or 0, self.delay_ns))
+
     @property
     def loss_rate(self) -> float:
         """Share of packets lost in the long run, in bursts and otherwise."""
@@ -289,6 +293,23 @@ class ComputeConfig:
     speed: float = 1.0
     trace_ns: tuple[Nanos, ...] = ()
 
+    @property
+    def measured(self) -> bool:
+        """Whether nothing says how long a step takes."""
+        return self.step_ns is None and not self.trace_ns
+
+    def job_ns(self, *, job: int, steps: int, measured_ns: Nanos) -> Nanos:
+        """How long a job is to last.
+
+        Args:
+            job: its number, from 1.
+            measured_ns: how long it takes to compute; counts where nothing else is said.
+        """
+        if self.measured:
+            return round(measured_ns / self.speed)
+        trace = self.trace_ns or (self.step_ns or 0,)
+        return round(steps * trace[(job - 1) % len(trace)] / self.speed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
@@ -302,6 +323,8 @@ class TrainingConfig:
     data_dir: str | None = None
     evaluate_every: int = 1
     """Rounds between two evaluations on the test set."""
+    context: int = 64
+    """Characters of a piece that the data set `text` is cut into."""
     test_samples: int | None = None
     """As many samples of the test set, the same for all nodes, are evaluated; None: all."""
     message_bytes: int | None = None
@@ -410,6 +433,8 @@ class NodeConfig:
     """Set: the node sends load instead of training."""
     rounds: RoundsConfig | None = field(default_factory=RoundsConfig)
     """None: no barrier and no latecomers, as for load."""
+    trace: bool = False
+    """Every event of the peer machine is stored, with its arrays, to be played again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,18 +73,15 @@ class EventLog:
             EnvironmentFault: it could not be stored, and nothing of it was.
             ValueError: a field has a name that every event has, or no JSON value.
         """
-        if clash := _RESERVED & fields.keys():
-            raise ValueError(f"event {kind!r} has a field {min(clash)!r} of its own")
-        time = self._clock.run_seconds()
-        event: dict[str, Any] = {
-            "t": None if time is None else round(time, 6),
-            "wall": round(self._clock.wall_seconds(), 6),
-            "node": self._node,
-            "kind": kind,
-        }
-        event.update((name, plain(value)) for name, value in fields.items())
-        line = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
-        self._append(line.encode(errors="replace") + b"\n")
+        self._append(
+            event_line(
+                kind,
+                fields,
+                node=self._node,
+                t=self._clock.run_seconds(),
+                wall=self._clock.wall_seconds(),
+            )
+        )
 
     def close(self) -> None:
         os.close(self._file)
@@ -99,6 +96,31 @@ class EventLog:
                 os.ftruncate(self._file, self._size)
             raise _fault(self.path, error) from error
         self._size += written
+
+
+def event_line(
+    kind: str, fields: Mapping[str, Any], *, node: str, t: float | None, wall: float
+) -> bytes:
+    """One event as a line of a log.
+
+    Args:
+        t: seconds on the run clock; None before it starts.
+        wall: Unix time.
+
+    Raises:
+        ValueError: a field has a name that every event has, or no JSON value.
+    """
+    if clash := _RESERVED & fields.keys():
+        raise ValueError(f"event {kind!r} has a field {min(clash)!r} of its own")
+    event: dict[str, Any] = {
+        "t": None if t is None else round(t, 6),
+        "wall": round(wall, 6),
+        "node": node,
+        "kind": kind,
+    }
+    event.update((name, plain(value)) for name, value in fields.items())
+    line = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+    return line.encode(errors="replace") + b"\n"
 
 
 class MemoryLog:

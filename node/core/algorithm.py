@@ -53,6 +53,10 @@ class Context(Protocol):
         """Number of this node's training samples."""
 
     @property
+    def batch_size(self) -> int:
+        """Samples in a mini-batch step."""
+
+    @property
     def layout(self) -> Layout: ...
 
     @property
@@ -99,7 +103,8 @@ class Share:
 
     Args:
         messages: what to send to whom.
-        expected: of whom a message is waited for; who sends without being expected is ignored.
+        expected: of whom a message is waited for; what others send is dropped and counted. Nobody:
+            sharing is over at once.
     """
 
     messages: Mapping[NodeId, PeerMessage]
@@ -122,6 +127,27 @@ class Algorithm:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def check_overlay(cls, config: Any, overlay: Mapping[NodeId, tuple[NodeId, ...]]) -> None:
+        """Raise ValueError where it cannot run among these neighbours; asked before a run is made.
+
+        Args:
+            config: an instance of the class's `Config`.
+            overlay: every node's neighbours, in name order.
+        """
+
+    @classmethod
+    def options_by_node(
+        cls, config: Any, overlay: Mapping[NodeId, tuple[NodeId, ...]]
+    ) -> Mapping[NodeId, Mapping[str, Any]]:
+        """Options of single nodes that only the whole overlay can tell, such as a role; the plan
+        adds them to those of the file.
+
+        Args:
+            config, overlay: as in `check_overlay`.
+        """
+        return {}
+
     def on_start(self, ctx: Context) -> None:
         """The run clock starts; or the node goes on from another model, at `ctx.round`: what
         belongs to the old one is void."""
@@ -136,17 +162,19 @@ class Algorithm:
         """The round's barrier is open: the message for each of `peers`, or None for no message, or
         a `Share` that tells them apart.
 
-        Round and attempt of messages are filled in. Asked again in a later attempt of the round.
+        Round and attempt of messages are filled in. Asked again in a later attempt of the round:
+        what an older one sent may have been used by some who got it.
         """
         return None
 
     def on_exchanged(
         self, ctx: Context, received: Mapping[NodeId, PeerMessage], peers: tuple[NodeId, ...]
     ) -> None:
-        """Sharing is over: what came in this round and attempt, of those it was shared with.
+        """Sharing is over: what came of those expected in this round and attempt.
 
-        Without a message of a peer that was lost or late; empty where this node was left out. Ends
-        the round (`Context.end_round`) and trains for the next.
+        Without a message of a peer that was lost or late; empty where this node was left out.
+        `peers` are those that `on_share` was asked about. Ends the round (`Context.end_round`) and
+        trains for the next.
         """
 
     def on_timer(self, ctx: Context, key: str) -> None: ...

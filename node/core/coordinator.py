@@ -82,7 +82,7 @@ class Coordinator:
     def __init__(self, *, config: CoordinatorConfig, probing: Probing) -> None:
         self._config = config
         self._phase = Phase.GATHERING
-        self._roster = Roster(config=config, stamp=lambda signal: self._learning.stamped(signal))
+        self._roster = Roster(config=config, stamp=self._stamped)
         self._links = Measuring(probing=probing, pairs=config.pairs)
         self._learning = Learning(config=config, roster=self._roster)
         self._began: Nanos | None = None
@@ -96,6 +96,9 @@ class Coordinator:
     @property
     def learning(self) -> Learning:
         return self._learning
+
+    def _stamped(self, signal: Signal) -> Signal:
+        return self._learning.stamped(signal)
 
     def step(self, event: Event, *, now: Nanos) -> list[Effect]:
         if self._phase is Phase.ENDED:
@@ -250,7 +253,8 @@ class Coordinator:
 
     def _heartbeat(self, sender: NodeId, seat: Seat, signal: Heartbeat, now: Nanos) -> list[Effect]:
         """What it tells of itself, and again what it seems not to have heard."""
-        seat.accuracy = signal.accuracy if signal.accuracy is not None else seat.accuracy
+        learnt = signal.accuracy is not None and signal.accuracy != seat.accuracy
+        seat.accuracy = signal.accuracy if learnt else seat.accuracy
         seat.ended = signal.ended
         effects: list[Effect] = []
         match self._phase, signal.phase:
@@ -260,7 +264,7 @@ class Coordinator:
                 effects.append(self._roster.say(sender, Prepare()))
             case ((Phase.CONNECTING | Phase.RUNNING), _):
                 effects += self._learning.heartbeat(sender, seat, signal, now)
-        return [*effects, *self._check_accuracy(now)]
+        return [*effects, *self._check_accuracy(now)] if learnt else effects
 
     def _done(self, sender: NodeId, seat: Seat, signal: Done, now: Nanos) -> list[Effect]:
         """It has learnt all that it is to learn."""
@@ -285,8 +289,7 @@ class Coordinator:
         if not self._links.done:
             return []
         effects = [CancelTimer(key=SLOT), self._roster.links(self._links.readings)]
-        misses = self._links.misses
-        if misses:
+        if misses := self._links.misses:
             text = ", ".join(f"{pair.source} to {pair.target}" for pair in misses)
             text = f"links not as asked after {self._links.tries} tries: {text} (see links.json)"
             if self._config.policy is LinkPolicy.STRICT:
@@ -312,8 +315,7 @@ class Coordinator:
         self._began = at
         ready = [name for name, seat in self._roster.seats.items() if seat.working and seat.ready]
         told = [self._roster.say(name, Start(at_wall_ns=at)) for name in ready]
-        first = self._learning.on and self._learning.sync
-        begun = self._learning.begin(now) if first else []
+        begun = self._learning.begin(now) if self._learning.on and self._learning.sync else []
         return [*told, started(at), *self._run_from(at), *begun]
 
     def _run_from(self, began: Nanos) -> list[Effect]:
@@ -347,10 +349,8 @@ class Coordinator:
         return [] if reason is None else self._stop(reason, now)
 
     def _check_accuracy(self, now: Nanos) -> list[Effect]:
-        target, reached = self._config.stop.accuracy, self._roster.accuracy()
-        if target is None or reached is None or self._phase is not Phase.RUNNING:
-            return []
-        return self._stop("accuracy", now) if reached >= target else []
+        reached = self._phase is Phase.RUNNING and self._roster.reached(self._config.stop.accuracy)
+        return self._stop("accuracy", now) if reached else []
 
     def _stop(self, reason: str, now: Nanos, *, error: str | None = None) -> list[Effect]:
         """Tell every member to end; wait for them to leave."""
@@ -376,10 +376,9 @@ class Coordinator:
             return []
         self._phase = Phase.ENDED
         error = self._roster.error
-        fields = {"reason": self._reason, "error": error}
         return [
             CancelTimer(key=_PHASE),
-            Record(kind="finish", fields=dict(fields)),
+            Record(kind="finish", fields={"reason": self._reason, "error": error}),
             Finish(reason=self._reason, error=error),
         ]
 

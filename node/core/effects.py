@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from node.config import Replan
 from node.core.events import Event
@@ -25,19 +25,22 @@ class InFlight(Enum):
     ABORT = "abort"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Send:
     """Queue a message to a member (the coordinator included).
+
+    Immutable by `Final`, which mypy holds: making a frozen one takes four times as long, and a
+    simulated run makes a hundred thousand a second.
 
     Args:
         key: names it for `DropQueued`, `Sent` and `SendFailed`; hierarchical, as in `round/7/3`.
         supersedes: drop what is queued to the same target under the same key first.
     """
 
-    target: NodeId
-    message: PeerMessage | Signal
-    key: str = ""
-    supersedes: bool = False
+    target: Final[NodeId]
+    message: Final[PeerMessage | Signal]
+    key: Final[str] = ""
+    supersedes: Final[bool] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

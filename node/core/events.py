@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
@@ -28,10 +28,12 @@ class Started:
     """The machine comes to life; for a peer: the run clock stands at its start."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Received:
-    sender: NodeId
-    message: PeerMessage | Signal
+    """A message has come. Immutable by `Final`, as `effects.Send`."""
+
+    sender: Final[NodeId]
+    message: Final[PeerMessage | Signal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

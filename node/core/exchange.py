@@ -3,13 +3,16 @@
 `Inbox` collects; `Exchange` is the peer machine's half of a round:
 
     idle     --Context.exchange-->  offered    trained; the barrier is waited for
-    offered  --ShareOpened-->       sharing    own message to each peer, theirs are waited for
+    offered  --ShareOpened-->       sharing    own messages to peers, expected ones are waited for
     offered  --ShareSkipped-->      idle       the round ends without the others
     sharing  --ShareOpened-->       sharing    a newer attempt: what came in the old one is dropped
     sharing  --all here, or gone, or the deadline-->  idle    aggregated
 
 A message may come before the barrier has opened here: it is kept for its round, and used if the
 attempt is the one that opens.
+
+Who gets what, and of whom a message is expected, is the algorithm's `Share`; one message to all and
+one of each, where it says no more.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from node.core.algorithm import Algorithm, Context
+from node.core.algorithm import Algorithm, Context, Share
 from node.core.effects import CancelTimer, Effect, Offer, SetTimer, ShareOver, Value
 from node.core.events import ShareOpened
 from node.core.ids import NodeId
@@ -44,6 +47,7 @@ class _Open:
     round: int
     attempt: int
     peers: tuple[NodeId, ...]
+    expected: frozenset[NodeId]
     waiting: set[NodeId]
     received: dict[NodeId, PeerMessage] = field(default_factory=dict)
 
@@ -53,8 +57,9 @@ class Shared:
     """What sharing came to.
 
     Args:
-        missing: peers of which nothing came.
+        missing: peers of which a message was expected and nothing came.
         stale: messages that were dropped since the last time, being of another round or attempt.
+        unexpected: messages of this one that were dropped, the algorithm not having expected them.
     """
 
     round: int
@@ -63,6 +68,7 @@ class Shared:
     received: Mapping[NodeId, PeerMessage]
     missing: tuple[NodeId, ...]
     stale: int
+    unexpected: int
 
 
 class Inbox:
@@ -73,6 +79,7 @@ class Inbox:
         self._early: dict[tuple[int, NodeId], PeerMessage] = {}
         self._open: _Open | None = None
         self._stale = 0
+        self._unexpected = 0
 
     @property
     def complete(self) -> bool:
@@ -84,11 +91,7 @@ class Inbox:
         current = self._open
         said = (message.round, message.attempt)
         if current is not None and said == (current.round, current.attempt):
-            if sender in current.peers and sender not in current.received:
-                current.received[sender] = message
-                current.waiting.discard(sender)
-            else:
-                self._stale += 1
+            self._use(current, sender, message)
         elif current is not None and said < (current.round, current.attempt):
             self._stale += 1
         elif own_round <= message.round <= own_round + 1:
@@ -96,18 +99,27 @@ class Inbox:
         else:
             self._stale += 1
 
-    def open(self, round_: int, attempt: int, peers: tuple[NodeId, ...]) -> None:
-        """This attempt is the one that counts from now on."""
+    def open(
+        self,
+        round_: int,
+        attempt: int,
+        peers: tuple[NodeId, ...],
+        *,
+        expected: frozenset[NodeId],
+    ) -> None:
+        """This attempt is the one that counts from now on; `expected` are some of `peers`."""
         if self._open is not None:
             self._stale += len(self._open.received)
-        self._open = _Open(round=round_, attempt=attempt, peers=peers, waiting=set(peers))
+        current = _Open(
+            round=round_, attempt=attempt, peers=peers, expected=expected, waiting=set(expected)
+        )
+        self._open = current
         self._forget_before(round_)
         for sender in peers:
             kept = self._early.get((round_, sender))
             if kept is not None and kept.attempt == attempt:
                 del self._early[(round_, sender)]
-                self._open.received[sender] = kept
-                self._open.waiting.discard(sender)
+                self._use(current, sender, kept)
 
     def drop(self, round_: int, peer: NodeId) -> None:
         """Do not wait for this peer in this round; what has come of it counts."""
@@ -116,18 +128,20 @@ class Inbox:
 
     def close(self, round_: int) -> Shared:
         """Round `round_` is over, open or not: what came of it."""
-        current = self._open or _Open(round=round_, attempt=0, peers=(), waiting=set())
+        nothing = _Open(round=round_, attempt=0, peers=(), expected=frozenset(), waiting=set())
+        current = self._open or nothing
         self._forget_before(round_ + 1)
         shared = Shared(
             round=round_,
             attempt=current.attempt,
             peers=current.peers,
             received={peer: current.received[peer] for peer in sorted(current.received)},
-            missing=tuple(peer for peer in current.peers if peer not in current.received),
+            missing=tuple(sorted(current.expected - current.received.keys())),
             stale=self._stale,
+            unexpected=self._unexpected,
         )
         self._open = None
-        self._stale = 0
+        self._stale = self._unexpected = 0
         return shared
 
     def reset(self, round_: int) -> None:
@@ -136,6 +150,16 @@ class Inbox:
             self._stale += len(self._open.received)
             self._open = None
         self._forget_before(round_)
+
+    def _use(self, current: _Open, sender: NodeId, message: PeerMessage) -> None:
+        """A message of the attempt that is open."""
+        if sender in current.peers and sender not in current.expected:
+            self._unexpected += 1
+        elif sender not in current.expected or sender in current.received:
+            self._stale += 1
+        else:
+            current.received[sender] = message
+            current.waiting.discard(sender)
 
     def _keep(self, sender: NodeId, message: PeerMessage) -> None:
         key = (message.round, sender)
@@ -166,9 +190,10 @@ class Exchange:
         self._share_ns = share_ns
         self._inbox = Inbox()
         self._offered = False
-        self._message: PeerMessage | None = None
-        """What was sent last; a peer may lack it after the sharing is over here."""
-        self._sent_to: set[NodeId] = set()
+        self._sent: dict[NodeId, PeerMessage] = {}
+        """What was sent last, to those who may lack it; also after the sharing is over here."""
+        self._sent_in: int | None = None
+        """The round of it; None: nothing was sent, or nobody waits for it any more."""
         self._failed: set[NodeId] = set()
         """Of them, those to whom it is to be sent again."""
         self._resend_until: Nanos = 0
@@ -190,7 +215,10 @@ class Exchange:
         self._end_if_complete(ctx)
 
     def opened(self, ctx: ExchangeContext, event: ShareOpened) -> None:
-        """The barrier is open. An old one, or one that is open already, changes nothing."""
+        """The barrier is open. An old one, or one that is open already, changes nothing.
+
+        Raises ValueError if the algorithm shares with others than it may.
+        """
         here = (event.round, event.attempt)
         known = self._open is not None and here <= self._open
         if not self._offered or event.round != ctx.round or known:
@@ -199,15 +227,18 @@ class Exchange:
         for peer in sorted(set(event.peers) - set(peers)):
             ctx.record("refused", {"sender": peer, "reason": "to share with, but no neighbour"})
         self._open = here
-        self._inbox.open(event.round, event.attempt, peers)
-        self._forget_message(ctx)
-        message = self._algorithm.on_share(ctx, peers)
-        if message is not None:
-            self._message = replace(message, round=event.round, attempt=event.attempt)
-            self._sent_to = set(peers)
-            self._resend_until = ctx.now + self._share_ns
-            for peer in peers:
-                self._send(ctx, peer)
+        self._forget_sent(ctx)
+        share = _as_share(self._algorithm.on_share(ctx, peers), peers)
+        self._inbox.open(event.round, event.attempt, peers, expected=share.expected)
+        stamped = {
+            message: replace(message, round=event.round, attempt=event.attempt)
+            for message in share.messages.values()
+        }
+        self._sent = {peer: stamped[share.messages[peer]] for peer in sorted(share.messages)}
+        self._sent_in = event.round if self._sent else None
+        self._resend_until = ctx.now + self._share_ns
+        for peer in self._sent:
+            self._send(ctx, peer)
         ctx.want(SetTimer(key=DEADLINE, at=ctx.now + self._share_ns))
         self._end_if_complete(ctx)
 
@@ -218,8 +249,8 @@ class Exchange:
 
     def dropped(self, ctx: ExchangeContext, round_: int, peer: NodeId) -> None:
         """Nothing will come of this peer, and it needs nothing."""
-        if self._message is not None and self._message.round == round_:
-            self._sent_to.discard(peer)
+        if round_ == self._sent_in:
+            self._sent.pop(peer, None)
             self._failed.discard(peer)
         self._inbox.drop(round_, peer)
         self._end_if_complete(ctx)
@@ -229,8 +260,7 @@ class Exchange:
 
         Also after the sharing is over here: the peers wait for it as long as they did for theirs.
         """
-        message = self._message
-        if message is None or key != _key(message) or target not in self._sent_to:
+        if self._sent_in is None or key != _key(self._sent_in) or target not in self._sent:
             return
         if ctx.now + RESEND_NS < self._resend_until:
             self._failed.add(target)
@@ -247,7 +277,7 @@ class Exchange:
     def reset(self, ctx: ExchangeContext, round_: int) -> None:
         """Give up what is under way; the node goes on at `round_`."""
         self._give_up(ctx)
-        self._forget_message(ctx)
+        self._forget_sent(ctx)
         self._inbox.reset(round_)
 
     def stop(self, ctx: ExchangeContext) -> None:
@@ -260,17 +290,17 @@ class Exchange:
             ctx.want(CancelTimer(key=DEADLINE))
         self._offered, self._open = False, None
 
-    def _forget_message(self, ctx: ExchangeContext) -> None:
+    def _forget_sent(self, ctx: ExchangeContext) -> None:
         """Nobody waits any more for what was sent last: what is still queued would be in the way of
         the next."""
-        if self._message is not None:
-            ctx.drop_queued(key_prefix=_key(self._message))
-        self._message, self._failed = None, set()
+        if self._sent_in is not None:
+            ctx.drop_queued(key_prefix=_key(self._sent_in))
+        self._sent, self._sent_in, self._failed = {}, None, set()
 
     def _send(self, ctx: ExchangeContext, peer: NodeId) -> None:
-        assert self._message is not None
+        assert self._sent_in is not None
         # In the place of what an older attempt may have left in the queue.
-        ctx.send(peer, self._message, key=_key(self._message), supersedes=True)
+        ctx.send(peer, self._sent[peer], key=_key(self._sent_in), supersedes=True)
 
     def _end_if_complete(self, ctx: ExchangeContext) -> None:
         if self._open is not None and self._inbox.complete:
@@ -288,6 +318,7 @@ class Exchange:
             "received": received,
             "missing": missing,
             "stale": shared.stale,
+            "unexpected": shared.unexpected,
         }
         ctx.record("share", fields)
         # Before what the algorithm wants next, which may be the next exchange.
@@ -300,5 +331,19 @@ class Exchange:
             )
 
 
-def _key(message: PeerMessage) -> str:
-    return f"round/{message.round}"
+def _as_share(answer: PeerMessage | Share | None, peers: tuple[NodeId, ...]) -> Share:
+    """What `Algorithm.on_share` answered, in its long form. Raises ValueError; see `opened`."""
+    if not isinstance(answer, Share):
+        messages = {} if answer is None else dict.fromkeys(peers, answer)
+        return Share(messages=messages, expected=frozenset(peers))
+    strangers = sorted({*answer.messages, *answer.expected}.difference(peers))
+    if strangers:
+        raise ValueError(
+            f"on_share names {', '.join(strangers)}, of whom the round's peers are not; "
+            f"they are {', '.join(peers) or 'nobody'}"
+        )
+    return answer
+
+
+def _key(round_: int) -> str:
+    return f"round/{round_}"

@@ -8,7 +8,7 @@ range, a mask seed), so that index lists travel only where they must (top-k).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -39,6 +39,16 @@ class Layout:
     """The tensors of a model in the order in which they lie in its flat vector."""
 
     slots: tuple[TensorSlot, ...]
+    size: int = field(init=False, repr=False, compare=False)
+    """Number of parameters."""
+
+    def __post_init__(self) -> None:
+        last = self.slots[-1] if self.slots else None
+        object.__setattr__(self, "size", last.offset + last.size if last else 0)
+
+    def __hash__(self) -> int:
+        """Cheap: index sets are looked up by layout, again and again."""
+        return self.size
 
     @staticmethod
     def of(shapes: dict[str, tuple[int, ...]]) -> Layout:
@@ -48,12 +58,6 @@ class Layout:
             slots.append(TensorSlot(name, tuple(shape), offset))
             offset += math.prod(shape)
         return Layout(tuple(slots))
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        last = self.slots[-1] if self.slots else None
-        return last.offset + last.size if last else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +111,30 @@ class Part:
 
     where: IndexSet
     values: Vector
+    nbytes: int = field(init=False, repr=False)
+    """Bytes that it costs on the wire: 4 for each value, and 4 for each index where the indices
+    cannot be derived."""
+    _fits: Layout | None = field(default=None, init=False, repr=False)
+    """The layout that it was last found to fit: in one process a part goes to many."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the values alone, 4 for each."""
-        return self.values.size * 4
+    def __post_init__(self) -> None:
+        each = 8 if isinstance(self.where, Listed) else 4
+        object.__setattr__(self, "nbytes", self.values.size * each)
+
+    def fault(self, layout: Layout) -> str | None:
+        """What keeps it from being a part of a model of this layout; None: nothing."""
+        if self._fits is layout:
+            return None
+        try:
+            size = resolve(self.where, layout).size
+        except ValueError as error:
+            return str(error)
+        if size != self.values.size:
+            return f"{self.values.size} values for {size} indices"
+        if not np.isfinite(self.values).all():
+            return "values that are not finite"
+        object.__setattr__(self, "_fits", layout)
+        return None
 
 
 def resolve(where: IndexSet, layout: Layout) -> Indices:

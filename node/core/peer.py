@@ -10,26 +10,21 @@ are the work of `node.core.exchange`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from node.config import Mode, StopConfig
+from node.config import Mode
 from node.core.algorithm import Algorithm
+from node.core.context import ALGORITHM, PeerContext, PeerSetting
 from node.core.effects import (
     CancelTimer,
-    DropQueued,
     Effect,
     Evaluate,
     Finish,
-    InFlight,
-    Record,
-    Send,
     SetTimer,
-    Train,
     Value,
 )
 from node.core.events import (
@@ -52,14 +47,14 @@ from node.core.events import (
 from node.core.exchange import DEADLINE, RESEND, Exchange
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
-from node.core.parts import Layout, Vector, frozen, resolve
-from node.core.rng import stream
-from node.units import SECOND, Nanos
+from node.core.parts import Vector, frozen
+from node.units import Nanos
+
+__all__ = ["Peer", "PeerSetting", "Phase"]
 
 _EARLY_MAX: Final = 1024
 """Messages kept from peers whose run began a moment before ours."""
 _TIME_LIMIT: Final = "peer/time-limit"
-_ALGORITHM: Final = "algorithm/"
 
 
 class Phase(Enum):
@@ -67,30 +62,6 @@ class Phase(Enum):
     RUNNING = "running"
     FINISHING = "finishing"
     FINISHED = "finished"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerSetting:
-    """What does not change while a peer runs.
-
-    Args:
-        peers: neighbours in the overlay.
-        members: number of nodes in the run.
-        evaluate_every: rounds between two evaluations.
-        samples: this node's training samples.
-        share_ns: with `Mode.SYNC`, from the start of sharing to aggregating what has come.
-    """
-
-    me: NodeId
-    peers: tuple[NodeId, ...]
-    members: int
-    seed: int
-    layout: Layout
-    stop: StopConfig
-    evaluate_every: int = 1
-    mode: Mode = Mode.ASYNC
-    share_ns: Nanos = 60 * SECOND
-    samples: int = 1
 
 
 class Peer:
@@ -109,12 +80,16 @@ class Peer:
         self._algorithm = algorithm
         exchange = Exchange(algorithm=algorithm, share_ns=setting.share_ns)
         self._exchange = exchange
-        self._ctx = _Context(setting=setting, parameters=frozen(initial), exchange=exchange)
+        self._ctx = PeerContext(setting=setting, parameters=frozen(initial), exchange=exchange)
+        self._layout = setting.layout
         self._phase = Phase.WAITING
+        self._running = False
         self._early: list[Received] = []
         self._reason = ""
         self._evaluated = -1
         """Round of the newest evaluation that was asked for."""
+        self._due = 0
+        """Round at which there is something to do besides."""
         self._answered = -1
         """Round of the newest evaluation that came back; older ones may have been given up."""
 
@@ -136,34 +111,48 @@ class Peer:
         trained here. 0 rounds: the initial model."""
         return self._ctx.aggregated
 
+    @property
+    def unheard(self) -> frozenset[type]:
+        """Kinds of event that change nothing here, which a runtime need not make."""
+        heard = type(self._algorithm).on_sent is not Algorithm.on_sent
+        return frozenset() if heard else frozenset({Sent})
+
     def step(self, event: Event, *, now: Nanos) -> list[Effect]:
-        self._ctx.begin(now)
+        ctx = self._ctx
+        ctx.now = now
+        ctx.effects = []
+        if self._running:
+            if (handler := _WHILE_RUNNING.get(type(event))) is not None:
+                handler(self, event)
+                if ctx.round >= self._due:
+                    self._after_round()
+            return ctx.effects
         if isinstance(event, Failed):
-            return self._fail(event.reason)
+            self._fail(event)
+            return ctx.effects
         if isinstance(event, Trained):
-            self._ctx.trainer_is_free(event.job)
-        match self._phase:
-            case Phase.WAITING:
-                self._while_waiting(event)
-            case Phase.RUNNING:
-                self._while_running(event)
-            case Phase.FINISHING:
-                self._while_finishing(event)
-            case Phase.FINISHED:
-                self._send_again(event)
-        return self._ctx.effects
+            ctx.trainer_is_free(event.job)
+        if self._phase is Phase.WAITING:
+            self._while_waiting(event)
+        elif self._phase is Phase.FINISHING:
+            self._while_finishing(event)
+        else:
+            self._send_again(event)
+        return ctx.effects
 
     def _while_waiting(self, event: Event) -> None:
         match event:
             case Started():
-                self._phase = Phase.RUNNING
+                self._enter(Phase.RUNNING)
                 self._ctx.want(SetTimer(key=_TIME_LIMIT, at=self._setting.stop.time_ns))
+                self._ctx.free_since = self._ctx.now
                 self._evaluate()
                 self._algorithm.on_start(self._ctx)
                 for early in self._early:
                     self._receive(early)
                 self._early.clear()
-                self._after_handler()
+                if self._ctx.round >= self._due:
+                    self._after_round()
             case Received() if len(self._early) < _EARLY_MAX:
                 self._early.append(event)
             case Received():
@@ -177,46 +166,43 @@ class Peer:
             case _:
                 pass
 
-    def _while_running(self, event: Event) -> None:
-        match event:
-            case Received():
-                self._receive(event)
-            case Trained():
-                self._trained(event)
-            case Evaluated():
-                self._take_evaluation(event)
-            case TimerFired(key=key) if key == _TIME_LIMIT:
-                self._begin_finish("time")
-            case TimerFired(key=key) if key in (DEADLINE, RESEND):
-                self._exchange.timer(self._ctx, key)
-            case TimerFired(key=key):
-                self._algorithm.on_timer(self._ctx, key.removeprefix(_ALGORITHM))
-            case Sent(target=target, key=key):
-                self._algorithm.on_sent(self._ctx, target, key)
-            case SendFailed(target=target, key=key, reason=reason):
-                self._exchange.send_failed(self._ctx, target, key)
-                self._algorithm.on_send_failed(self._ctx, target, key, reason)
-            case PeerChanged(peer=peer, change=change):
-                self._algorithm.on_peer(self._ctx, peer, change)
-            case StopRequested(reason=reason):
-                self._begin_finish(reason)
-            case ShareOpened():
-                self._exchange.opened(self._ctx, event)
-            case ShareSkipped(round=round_):
-                self._exchange.skipped(self._ctx, round_)
-            case PeerDropped(round=round_, peer=peer):
-                self._exchange.dropped(self._ctx, round_, peer)
-            case ModelAdopted(round=round_, parameters=parameters):
-                self._adopt(round_, parameters)
-            case _:
-                pass
-        self._after_handler()
+    # --- while running: one method for each kind of event
 
-    def _adopt(self, round_: int, parameters: Vector | None) -> None:
+    def _timer(self, event: TimerFired) -> None:
+        if event.key == _TIME_LIMIT:
+            self._begin_finish("time")
+        elif event.key in (DEADLINE, RESEND):
+            self._exchange.timer(self._ctx, event.key)
+        else:
+            self._algorithm.on_timer(self._ctx, event.key.removeprefix(ALGORITHM))
+
+    def _sent(self, event: Sent) -> None:
+        self._algorithm.on_sent(self._ctx, event.target, event.key)
+
+    def _send_failed(self, event: SendFailed) -> None:
+        self._exchange.send_failed(self._ctx, event.target, event.key)
+        self._algorithm.on_send_failed(self._ctx, event.target, event.key, event.reason)
+
+    def _peer_changed(self, event: PeerChanged) -> None:
+        self._algorithm.on_peer(self._ctx, event.peer, event.change)
+
+    def _stop_requested(self, event: StopRequested) -> None:
+        self._begin_finish(event.reason)
+
+    def _opened(self, event: ShareOpened) -> None:
+        self._exchange.opened(self._ctx, event)
+
+    def _skipped(self, event: ShareSkipped) -> None:
+        self._exchange.skipped(self._ctx, event.round)
+
+    def _dropped(self, event: PeerDropped) -> None:
+        self._exchange.dropped(self._ctx, event.round, event.peer)
+
+    def _adopt(self, event: ModelAdopted) -> None:
         """Begin anew from somebody else's model: what was under way is given up."""
         self._ctx.give_up_training()
-        self._exchange.reset(self._ctx, round_)
-        self._ctx.adopt(round_, parameters)
+        self._exchange.reset(self._ctx, event.round)
+        self._ctx.adopt(event.round, event.parameters)
         self._algorithm.on_start(self._ctx)
 
     def _while_finishing(self, event: Event) -> None:
@@ -245,19 +231,10 @@ class Peer:
         if not isinstance(message, PeerMessage):
             self._refuse(event.sender, f"a {type(message).__name__} from a peer")
             return
-        if message.part is not None:
-            try:
-                size = resolve(message.part.where, self._setting.layout).size
-            except ValueError as error:
-                self._refuse(event.sender, str(error))
-                return
-            if size != message.part.values.size:
-                self._refuse(event.sender, f"{message.part.values.size} values for {size} indices")
-                return
-            if not np.isfinite(message.part.values).all():
-                self._refuse(event.sender, "values that are not finite")
-                return
-        if self._setting.mode is Mode.SYNC and message.attempt > 0:
+        if message.part is not None and (fault := message.part.fault(self._layout)) is not None:
+            self._refuse(event.sender, fault)
+            return
+        if message.attempt > 0 and self._setting.mode is Mode.SYNC:
             self._exchange.take(self._ctx, event.sender, message)
         else:
             self._algorithm.on_message(self._ctx, event.sender, message)
@@ -266,6 +243,7 @@ class Peer:
         self._ctx.record("refused", {"sender": sender, "reason": reason})
 
     def _trained(self, event: Trained) -> None:
+        self._ctx.trainer_is_free(event.job)
         if event.job != self._ctx.job:
             return  # of a job that was given up
         self._ctx.job = None
@@ -280,18 +258,21 @@ class Peer:
         )
         self._algorithm.on_trained(self._ctx, event.parameters, event.loss)
 
-    def _after_handler(self) -> None:
+    def _after_round(self) -> None:
         """Evaluate and stop where the algorithm ended a round."""
-        if self._phase is not Phase.RUNNING:
+        if not self._running:
             return
         rounds = self._setting.stop.rounds
         if rounds is not None and self._ctx.round >= rounds:
             self._begin_finish("rounds")
-        elif self._ctx.round >= self._evaluated + self._setting.evaluate_every:
+        else:
             self._evaluate()
 
     def _evaluate(self) -> None:
         self._evaluated = self._ctx.round
+        self._due = self._evaluated + self._setting.evaluate_every
+        if self._setting.stop.rounds is not None:
+            self._due = min(self._due, self._setting.stop.rounds)
         self._ctx.want(Evaluate(round=self._ctx.round, parameters=self._ctx.parameters))
 
     def _take_evaluation(self, event: Evaluated) -> None:
@@ -302,158 +283,51 @@ class Peer:
 
     def _begin_finish(self, reason: str) -> None:
         """End the run here: no further training; the final model is evaluated first."""
-        started = self._phase is Phase.RUNNING
+        started = self._running
         self._reason = reason
-        self._phase = Phase.FINISHING
+        self._enter(Phase.FINISHING)
         self._ctx.give_up_training()
         self._exchange.stop(self._ctx)
         self._ctx.want(CancelTimer(key=_TIME_LIMIT))
+        if started:
+            self._ctx.tell_idle()
         if started and self._evaluated != self._ctx.round:
             self._evaluate()
         if self._answered == self._evaluated:
             self._finish()
 
     def _finish(self) -> None:
-        self._phase = Phase.FINISHED
+        self._enter(Phase.FINISHED)
         self._ctx.want(Finish(reason=self._reason, parameters=self._ctx.parameters))
 
-    def _fail(self, reason: str) -> list[Effect]:
+    def _fail(self, event: Failed) -> None:
         if self._phase is not Phase.FINISHED:
-            self._phase = Phase.FINISHED
+            started = self._running
+            self._enter(Phase.FINISHED)
             self._ctx.give_up_training()
+            if started:
+                self._ctx.tell_idle()
             self._exchange.stop(self._ctx)
+            reason = event.reason
             self._ctx.want(Finish(reason="failed", error=reason, parameters=self._ctx.parameters))
-        return self._ctx.effects
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._running = phase is Phase.RUNNING
 
 
-class _Context:
-    """The `Context` of a peer: it collects effects, and holds the model and the round."""
-
-    def __init__(self, *, setting: PeerSetting, parameters: Vector, exchange: Exchange) -> None:
-        self._setting = setting
-        self._exchange = exchange
-        self.parameters = parameters
-        self.aggregated: tuple[int, Vector] = (0, parameters)
-        self.round = 0
-        self.now: Nanos = 0
-        self.job: int | None = None
-        """The training job whose result is waited for, if any."""
-        self.effects: list[Effect] = []
-        self._jobs = 0
-        self._running: int | None = None
-        """The job that the trainer works at; it may have been given up."""
-        self._next: Train | None = None
-        """The job that waits for the trainer."""
-        self._rngs: dict[str, np.random.Generator] = {}
-
-    @property
-    def me(self) -> NodeId:
-        return self._setting.me
-
-    @property
-    def peers(self) -> tuple[NodeId, ...]:
-        return self._setting.peers
-
-    @property
-    def members(self) -> int:
-        return self._setting.members
-
-    @property
-    def seed(self) -> int:
-        return self._setting.seed
-
-    @property
-    def samples(self) -> int:
-        return self._setting.samples
-
-    @property
-    def layout(self) -> Layout:
-        return self._setting.layout
-
-    def begin(self, now: Nanos) -> None:
-        """A new step: forget the effects of the last."""
-        self.now = now
-        self.effects = []
-
-    def want(self, effect: Effect) -> None:
-        self.effects.append(effect)
-
-    def give_up_training(self) -> None:
-        """Ignore the job that runs, and take back one that has not begun."""
-        self.job = None
-        self._next = None
-        if any(isinstance(effect, Train) for effect in self.effects):
-            self._running = None
-        self.effects = [effect for effect in self.effects if not isinstance(effect, Train)]
-
-    def trainer_is_free(self, job: int) -> None:
-        """The trainer has done `job`: it may have the next, if one waits."""
-        if job == self._running:
-            self._running = None
-        if self._running is None and self._next is not None:
-            self._running = self._next.job
-            self.want(self._next)
-            self._next = None
-
-    def rng(self, purpose: str) -> np.random.Generator:
-        if purpose not in self._rngs:
-            self._rngs[purpose] = stream(self._setting.seed, purpose, self._setting.me)
-        return self._rngs[purpose]
-
-    def send(
-        self, target: NodeId, message: PeerMessage, *, key: str, supersedes: bool = False
-    ) -> None:
-        if target not in self._setting.peers:
-            raise ValueError(f"{target!r} is not a neighbour of {self.me!r}")
-        self.want(Send(target=target, message=message, key=key, supersedes=supersedes))
-
-    def drop_queued(self, *, key_prefix: str, in_flight: InFlight = InFlight.FINISH) -> None:
-        self.want(DropQueued(key_prefix=key_prefix, in_flight=in_flight))
-
-    def set_timer(self, key: str, *, after: Nanos) -> None:
-        self.want(SetTimer(key=_ALGORITHM + key, at=self.now + after))
-
-    def cancel_timer(self, key: str) -> None:
-        self.want(CancelTimer(key=_ALGORITHM + key))
-
-    def train(self, *, steps: int) -> None:
-        if self.job is not None:
-            raise ValueError("a training job runs already")
-        if steps < 1:
-            raise ValueError(f"{steps} training steps")
-        self._jobs += 1
-        self.job = self._jobs
-        train = Train(job=self._jobs, steps=steps, parameters=self.parameters)
-        if self._running is None:
-            self._running = self._jobs
-            self.want(train)
-        else:  # a job that was given up, which the trainer finishes
-            self._next = train
-
-    def set_parameters(self, parameters: Vector) -> None:
-        if parameters.shape != self.parameters.shape or parameters.dtype != np.float32:
-            raise ValueError(
-                f"a model {parameters.dtype}{parameters.shape} does not fit the layout"
-            )
-        self.parameters = frozen(parameters)
-
-    def adopt(self, round_: int, parameters: Vector | None) -> None:
-        """Go on at this round, with this model if there is one."""
-        self.round = round_
-        if parameters is not None:
-            self.set_parameters(parameters)
-            self.aggregated = (round_, self.parameters)
-
-    def exchange(self) -> None:
-        if self._setting.mode is not Mode.SYNC:
-            raise ValueError("exchange() is for `mode: sync`")
-        if self.job is not None:
-            raise ValueError("exchange() while a training job runs")
-        self._exchange.offer(self)
-
-    def end_round(self) -> None:
-        self.round += 1
-        self.aggregated = (self.round, self.parameters)
-
-    def record(self, kind: str, fields: Mapping[str, Value]) -> None:
-        self.want(Record(kind=kind, fields=fields))
+_WHILE_RUNNING: Final[dict[type[Any], Callable[[Peer, Any], None]]] = {
+    Received: Peer._receive,
+    Trained: Peer._trained,
+    Evaluated: Peer._take_evaluation,
+    TimerFired: Peer._timer,
+    Sent: Peer._sent,
+    SendFailed: Peer._send_failed,
+    PeerChanged: Peer._peer_changed,
+    StopRequested: Peer._stop_requested,
+    ShareOpened: Peer._opened,
+    ShareSkipped: Peer._skipped,
+    PeerDropped: Peer._dropped,
+    ModelAdopted: Peer._adopt,
+    Failed: Peer._fail,
+}

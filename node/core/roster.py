@@ -138,19 +138,20 @@ class Roster:
 
     def all_done(self) -> str | None:
         """Why all who work are done; None: one of them is not."""
+        if any(seat.done is None and seat.working for seat in self.seats.values()):
+            return None
         staying = [seat for seat in self.seats.values() if seat.working]
         reasons = {seat.done.reason for seat in staying if seat.done is not None}
-        if not all(seat.done for seat in staying):
-            return None
         return "+".join(sorted(reasons)) or "nobody left"
 
-    def accuracy(self) -> float | None:
-        """The mean over all who work; None before each has one."""
+    def reached(self, target: float | None) -> bool:
+        """Whether the mean accuracy of all who work is that of the target, if there is one; not
+        before each has one."""
+        if target is None:
+            return False
         known = [seat.accuracy for seat in self.seats.values() if seat.working]
         values = [accuracy for accuracy in known if accuracy is not None]
-        if not known or len(values) < len(known):
-            return None
-        return sum(values) / len(values)
+        return 0 < len(known) == len(values) and sum(values) / len(values) >= target
 
 
 def noted(member: NodeId, state: str, **fields: Value) -> Effect:

@@ -1,8 +1,8 @@
 """Weighted max-min fair rates of flows that meet on links (pure).
 
-What rates are fair on an interior link that no kernel sees whole: the link agents, the simulator
-and the model that `deploy verify` compares with all use this one function. The weight of a path is
-1/RTT, as in Kollaps (Gouveia et al., EuroSys 2020, section 4) and as TCP Reno has it.
+What rates are fair on an interior link that no kernel sees whole: the link agents and the model
+that `deploy verify` compares with use `max_min`, the simulator its core, `fill`. The weight of a
+path is 1/RTT, as in Kollaps (Gouveia et al., EuroSys 2020, section 4) and as TCP Reno has it.
 
 Progressive filling (Bertsekas and Gallager, Data Networks, section 6.5.2): all rates rise together,
 each in proportion to its weight, until a link is full or a demand is met; those flows stop, the
@@ -16,6 +16,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from node.units import MILLISECOND, SECOND, Nanos
 
@@ -45,27 +47,6 @@ def weight_of(rtt_ns: Nanos) -> float:
     return SECOND / max(RTT_NS_MIN, rtt_ns)
 
 
-class _Link:
-    """A link while it fills.
-
-    Attributes:
-        free_bps: what the flows that have stopped leave.
-        weight, rising: of the flows that have not: their sum and their number.
-    """
-
-    __slots__ = ("flows", "free_bps", "rising", "weight")
-
-    def __init__(self, capacity_bps: float) -> None:
-        self.free_bps = capacity_bps
-        self.flows: list[Flow] = []
-        self.weight = 0.0
-        self.rising = 0
-
-    def level(self) -> float:
-        """The rate per weight at which the link is full if nothing stops before."""
-        return max(0.0, self.free_bps) / self.weight if self.rising else math.inf
-
-
 def max_min(flows: Sequence[Flow], capacities: Mapping[str, float | None]) -> dict[str, float]:
     """The weighted max-min fair rate of each flow.
 
@@ -80,70 +61,141 @@ def max_min(flows: Sequence[Flow], capacities: Mapping[str, float | None]) -> di
         ValueError: a link without capacity, two flows of one key, a weight not above 0, or a
             negative or undefined number.
     """
-    links = _links(flows, capacities)
-    rates: dict[str, float] = {}
+    ordered = sorted(flows, key=lambda f: f.key)
+    _check(ordered, capacities)
+    places = {name: place for place, name in enumerate(capacities)}
+    limits = [math.inf if limit is None else limit for limit in capacities.values()]
+    routes = [[places[name] for name in dict.fromkeys(f.links)] for f in ordered]
+    demands = [math.inf if f.demand_bps is None else f.demand_bps for f in ordered]
+    rates = fill(routes, [f.weight for f in ordered], demands, limits)
+    return {flow.key: rate for flow, rate in zip(ordered, rates, strict=True)}
+
+
+def fill(
+    routes: Sequence[Sequence[int]],
+    weights: Sequence[float],
+    demands: Sequence[float],
+    capacities: Sequence[float],
+) -> list[float]:
+    """The same on plain numbers, unchecked: one entry a flow, links by their place.
+
+    Args:
+        routes: the links of each flow, none twice.
+        demands, capacities: infinity is unlimited.
+    """
+    count = len(capacities)
+    free, weight, rising = list(capacities), [0.0] * count, [0] * count
+    crossing: list[list[int]] = [[] for _ in range(count)]
+    for flow, route in enumerate(routes):
+        for link in route:
+            crossing[link].append(flow)
+            weight[link] += weights[flow]
+            rising[link] += 1
+    rates = [-1.0] * len(routes)
+    met = sorted(
+        (
+            (demand / weights[flow], flow)
+            for flow, demand in enumerate(demands)
+            if demand < math.inf
+        ),
+        reverse=True,
+    )
     # Stopping a flow only raises the levels of its links, so an old entry of the heap is never too
     # high: it is looked at again when its turn comes.
-    full = [(link.level(), name) for name, link in links.items()]
+    full = [
+        (free[link] / weight[link], link)
+        for link in range(count)
+        if rising[link] and free[link] < math.inf
+    ]
     heapq.heapify(full)
-    met = [(f.demand_bps / f.weight, f.key, f) for f in flows if f.demand_bps is not None]
-    met.sort(key=lambda entry: entry[:2])
-    met.reverse()
     while full or met:
         if met and (not full or met[-1][0] <= full[0][0]):
-            flow = met.pop()[2]
-            if flow.key not in rates:
-                _stop(flow, flow.demand_bps or 0.0, rates, links)
-            continue
-        level, name = heapq.heappop(full)
-        link = links[name]
-        if not link.rising:
-            continue
-        if (now := link.level()) > level:
-            heapq.heappush(full, (now, name))
-            continue
-        for flow in link.flows:
-            if flow.key not in rates:
-                _stop(flow, flow.weight * level, rates, links)
-    for flow in flows:
-        rates.setdefault(flow.key, math.inf)
+            stopping, level = [met.pop()[1]], math.inf
+        else:
+            level, link = heapq.heappop(full)
+            if not rising[link]:
+                continue
+            if (now := max(0.0, free[link]) / weight[link]) > level:
+                heapq.heappush(full, (now, link))
+                continue
+            stopping = crossing[link]
+        for flow in stopping:
+            if rates[flow] >= 0.0:
+                continue
+            rate = rates[flow] = min(demands[flow], weights[flow] * level)
+            for each in routes[flow]:
+                free[each] -= rate
+                weight[each] -= weights[flow]
+                rising[each] -= 1
+    return [math.inf if rate < 0.0 else rate for rate in rates]
+
+
+def fill_one(weights: Sequence[float], demands: Sequence[float], capacity: float) -> list[float]:
+    """`fill` of one link that all flows cross."""
+    rates = [0.0] * len(weights)
+    free, weight = capacity, math.fsum(weights)
+    order = sorted((demand / weights[flow], flow) for flow, demand in enumerate(demands))
+    for place, (level, flow) in enumerate(order):
+        if level * weight >= free:
+            share = max(0.0, free) / weight
+            for _, rest in order[place:]:
+                rates[rest] = weights[rest] * share
+            break
+        rates[flow] = demands[flow]
+        free -= demands[flow]
+        weight -= weights[flow]
     return rates
 
 
-def _stop(flow: Flow, rate: float, rates: dict[str, float], links: Mapping[str, _Link]) -> None:
-    """This flow rises no more."""
-    rates[flow.key] = rate
-    for name in set(flow.links):
-        if (link := links.get(name)) is not None:
-            link.free_bps -= rate
-            link.weight -= flow.weight
-            link.rising -= 1
+def fill_many(
+    routes: Sequence[Sequence[int]],
+    weights: Sequence[float],
+    demands: Sequence[float],
+    capacities: Sequence[float],
+) -> list[float]:
+    """`fill` of many flows, in arrays: each of them crosses a link.
+
+    All that is decided is fixed at once: flows that want less than any of their links would give
+    them, and links that give all flows on them the least of what these could get. What is left
+    rises on, as in `fill`, in as many turns as bottlenecks depend on each other.
+    """
+    count = np.fromiter(map(len, routes), np.int64, len(routes))
+    link = np.fromiter((link for route in routes for link in route), np.int64, int(count.sum()))
+    flow = np.repeat(np.arange(len(routes)), count)
+    by_flow = np.concatenate(([0], np.cumsum(count)[:-1]))
+    order = np.argsort(link, kind="stable")
+    used, by_link = np.unique(link[order], return_index=True)
+    weight, free = np.asarray(weights, float), np.asarray(capacities, float).copy()
+    wanted = np.asarray(demands, float) / weight
+    rising = np.ones(len(routes), bool)
+    rates = np.zeros(len(routes))
+    while rising.any():
+        on = np.bincount(link, np.where(rising, weight, 0.0)[flow], minlength=free.size)
+        level = np.divide(np.maximum(free, 0.0), on, out=np.full(free.size, np.inf), where=on > 0)
+        given = np.minimum.reduceat(level[link], by_flow)
+        reached = np.where(rising, np.minimum(given, wanted), np.inf)
+        least = np.full(free.size, np.inf)
+        least[used] = np.minimum.reduceat(reached[flow][order], by_link)
+        full = (least == level) & (on > 0)
+        stops = rising & ((wanted <= given) | np.logical_or.reduceat(full[link], by_flow))
+        rates[stops] = (weight * reached)[stops]
+        rising &= ~stops
+        free -= np.bincount(link, np.where(stops, rates, 0.0)[flow], minlength=free.size)
+    return [float(rate) for rate in rates]
 
 
-def _links(flows: Sequence[Flow], capacities: Mapping[str, float | None]) -> dict[str, _Link]:
-    """The limited links that flows cross, with their flows in the order of their keys."""
-    links: dict[str, _Link] = {}
-    seen: set[str] = set()
-    for flow in sorted(flows, key=lambda f: f.key):
-        if flow.key in seen:
+def _check(flows: Sequence[Flow], capacities: Mapping[str, float | None]) -> None:
+    """Raise ValueError where `max_min` says so. Flows in the order of their keys."""
+    for before, flow in zip((None, *flows), flows, strict=False):
+        if before is not None and before.key == flow.key:
             raise ValueError(f"two flows are called {flow.key!r}")
-        seen.add(flow.key)
         if not 0 < flow.weight < math.inf:
             raise ValueError(f"flow {flow.key!r}: the weight must be above 0, not {flow.weight}")
         if flow.demand_bps is not None and not flow.demand_bps >= 0:
             raise ValueError(f"flow {flow.key!r}: a demand cannot be {flow.demand_bps}")
-        for name in set(flow.links):
-            link = links.get(name)
-            if link is None:
-                if name not in capacities:
-                    raise ValueError(f"flow {flow.key!r} crosses {name!r}, which is no link")
-                capacity = capacities[name]
-                if capacity is None:
-                    continue
-                if not capacity >= 0:
-                    raise ValueError(f"link {name!r}: a capacity cannot be {capacity}")
-                link = links[name] = _Link(capacity)
-            link.flows.append(flow)
-            link.weight += flow.weight
-            link.rising += 1
-    return links
+        for name in flow.links:
+            if name not in capacities:
+                raise ValueError(f"flow {flow.key!r} crosses {name!r}, which is no link")
+            capacity = capacities[name]
+            if capacity is not None and not capacity >= 0:
+                raise ValueError(f"link {name!r}: a capacity cannot be {capacity}")

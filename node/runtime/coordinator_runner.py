@@ -17,6 +17,7 @@ import numpy as np
 
 from node import __version__
 from node.config import CoordinatorConfig, Emulator, ExpectedPair
+from node.core.consensus import merge
 from node.core.coordinator import Coordinator, Phase
 from node.core.effects import Effect, Finish, Record, Send, StoreLinks, Value
 from node.core.events import (
@@ -281,20 +282,18 @@ class CoordinatorRunner:
         }
         if not models:
             return
-        if len({model.size for model in models.values()}) != 1:
-            raise ValueError("the final models differ in size")
+        merged = merge(list(models.values()))
         missing = [name for name in working if name not in models and name in self._emulators]
-        mean = np.mean(list(models.values()), axis=0, dtype=np.float64)
-        merged = np.asarray(mean, dtype=np.float32)
         trainer = await self._start_evaluator(self._config, _MERGE_S)
         try:
-            done = await trainer.evaluate(round=0, parameters=merged)
+            done = await trainer.evaluate(round=0, parameters=merged.parameters)
         finally:
             await trainer.close()
         if done is not None:
             fields: dict[str, Value] = {
                 "accuracy": done.accuracy,
                 "loss": done.loss,
+                "distance": merged.distance,
                 "models": len(models),
             }
             if missing:

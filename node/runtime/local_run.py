@@ -11,12 +11,13 @@ and the messages of model sync, which are its own) is told to `tell`.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from node.algorithms import make
+from node.algorithms import CODE, make
 from node.config import NodeConfig, RoundsConfig
 from node.core.effects import (
     AdoptModel,
@@ -60,13 +61,16 @@ from node.core.events import (
 from node.core.messages import PeerMessage
 from node.core.model_sync import KINDS
 from node.core.outbox import Priority
+from node.core.parts import Vector
 from node.core.peer import Peer, PeerSetting
 from node.errors import EnvironmentFault, PeerbedError
 from node.runtime.clock import RunClock
 from node.runtime.drive import Driver
 from node.runtime.mesh import Mesh
 from node.runtime.process import Process, store
+from node.runtime.trace_file import TraceFile
 from node.runtime.wire_count import WireCount
+from node.sim.trace import SUFFIX, Life, Traced
 from node.training.protocol import Trainer
 from node.units import SECOND
 from node.wire.codec import MAX_HEADER
@@ -104,6 +108,7 @@ class LocalRun:
         self._trainer: Trainer | None = None
         self._peer: Peer | None = None
         self._driver: Driver | None = None
+        self._trace: TraceFile | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._evaluation_s: dict[int, float] = {}
         self._newest: tuple[int, float | None, float | None] = (-1, None, None)
@@ -143,6 +148,9 @@ class LocalRun:
 
     async def _make_peer(self, deadline_s: float) -> None:
         config = self._config
+        code = Path(config.results) / CODE
+        if code.is_file():  # in a container, where nothing but peerbed is installed
+            sys.path.append(str(code))
         algorithm = make(config.algorithm.name, config.algorithm.options)
         trainer = self._trainer = await self._start_trainer(config, deadline_s)
         fields = {
@@ -163,14 +171,35 @@ class LocalRun:
             mode=rounds.mode,
             share_ns=rounds.share_ns,
             samples=trainer.samples,
+            batch_size=config.training.batch_size,
         )
         self._peer = Peer(setting=setting, algorithm=algorithm, initial=trainer.initial)
         self._driver = Driver(
-            self._peer, clock=self._clock, perform=self._perform, on_defect=self._process.defect
+            self._traced(self._peer, setting, trainer.initial) if config.trace else self._peer,
+            clock=self._clock,
+            perform=self._perform,
+            on_defect=self._process.defect,
         )
         assert self._mesh is not None
         # Values and, for top-k, as many indices.
         self._mesh.limit_messages(8 * trainer.layout.size + 2 * MAX_HEADER)
+
+    def _traced(self, peer: Peer, setting: PeerSetting, initial: Vector) -> Traced:
+        """The machine with everything that it does written down. Raises EnvironmentFault."""
+        algorithm = self._config.algorithm
+        life = Life(
+            setting=setting, algorithm=algorithm.name, options=algorithm.options, initial=initial
+        )
+        path = Path(self._config.results) / "nodes" / f"{self._config.name}{SUFFIX}"
+        self._trace = TraceFile(path)
+        return Traced(peer, life=life, write=self._store_frame)
+
+    def _store_frame(self, frame: bytes) -> None:
+        assert self._trace is not None
+        try:
+            self._trace.append(frame)
+        except EnvironmentFault as fault:
+            self._process.fail(str(fault))
 
     def begin(self, at_wall_ns: int) -> None:
         """Start the peer machine at this Unix time, when the run clock stands at 0, or now."""
@@ -271,20 +300,8 @@ class LocalRun:
         """Cumulative counts as a record, once there is something to count."""
         if self._mesh is None:
             return
-        traffic, (tx, rx) = self._mesh.traffic, self._wire.since_begin()
-        fields = {
-            "model_sent": traffic.model_sent,
-            "model_delivered": traffic.model_delivered,
-            "model_received": traffic.model_received,
-            "sync_sent": traffic.sync_sent,
-            "sync_received": traffic.sync_received,
-            "control_sent": traffic.control_sent,
-            "control_received": traffic.control_received,
-            "cancelled": traffic.cancelled,
-            "queued": self._mesh.queued_model_bytes(),
-            "wire_tx": tx,
-            "wire_rx": rx,
-        }
+        queued, wire = self._mesh.queued_model_bytes(), self._wire.since_begin()
+        fields = self._mesh.traffic.record(queued=queued, wire=wire)
         self._process.record("bytes", fields)
 
     async def close(self) -> None:
@@ -295,6 +312,8 @@ class LocalRun:
             self._driver.close()
         if self._trainer is not None:
             await self._trainer.close()
+        if self._trace is not None:
+            self._trace.close()
 
     def _later(self, after_ns: int, call: Callable[..., None], argument: object) -> None:
         loop = asyncio.get_running_loop()

@@ -22,9 +22,10 @@ from node.core.events import Event, PeerChange, PeerChanged, Received, SendFaile
 from node.core.ids import NodeId
 from node.core.messages import Delivery, PeerMessage
 from node.core.outbox import Outbox, Outgoing, Priority, window_bytes
+from node.core.traffic import Traffic
 from node.errors import PeerFault
 from node.runtime.outgoing import Body, frame_bytes, model_bytes
-from node.runtime.peer_stream import PeerStream, Traffic
+from node.runtime.peer_stream import PeerStream
 from node.runtime.pipes import EXCHANGE, Pipe, Server, dial
 from node.runtime.refusals import Refusals
 from node.runtime.shaper import Shaper
@@ -199,7 +200,12 @@ class Mesh:
             target=effect.target,
             key=effect.key,
             size=0,
-            body=Body(encode_message(message, sender=self._me), message.delivery),
+            body=Body(
+                encode_message(message, sender=self._me),
+                message.delivery,
+                kind=message.kind if priority is Priority.MODEL else None,
+                entered=time.monotonic_ns(),
+            ),
             priority=Priority.CONTROL if message.part is None else priority,
             model_bytes=message.model_bytes,
         )
@@ -212,7 +218,7 @@ class Mesh:
         The future fails with ConnectionError when the stream breaks.
         """
         done: asyncio.Future[Nanos] = asyncio.get_running_loop().create_future()
-        body = Body(Encoded(head=b"", values=memoryview(bytes(size))), delivery, done)
+        body = Body(Encoded(head=b"", values=memoryview(bytes(size))), delivery, filled=done)
         item = Outgoing(
             target=peer,
             key=_FILLER,
@@ -240,17 +246,22 @@ class Mesh:
         """Cancel what is queued, as `effect` says."""
         dropped = self._outbox.drop(key_prefix=effect.key_prefix, in_flight=effect.in_flight)
         for item in (*dropped.queued, *dropped.aborted):
-            self.traffic.cancelled += item.model_bytes - model_bytes(item, 0, item.written)
+            self._cancelled(item)
         for item in dropped.aborted:
             stream = self._streams.get(item.target)
             if stream is not None:
                 stream.put(Abort(message=item.number))
         self._pump()
 
+    def _cancelled(self, item: Outgoing) -> None:
+        """Count what a cancel took back."""
+        if item.body.kind is not None:
+            unsent = item.model_bytes - model_bytes(item, 0, item.written)
+            self.traffic.count_cancelled(item.body.kind, unsent)
+
     def _push(self, item: Outgoing, *, supersedes: bool) -> None:
         for old in self._outbox.push(item, supersedes=supersedes):
-            if old.priority is not Priority.BACKGROUND:
-                self.traffic.cancelled += old.model_bytes
+            self._cancelled(old)
         if item.target not in self._streams:
             self._expire_later(item.target)
         self._pump()
@@ -260,10 +271,12 @@ class Mesh:
         while (cut := self._outbox.next_chunk(self._streams)) is not None:
             item, body = cut.item, cut.item.body
             values = model_bytes(item, cut.offset, cut.length)
-            if item.priority is Priority.BACKGROUND:
+            if body.kind is None:
                 self.traffic.sync_sent += values
             else:
-                self.traffic.model_sent += values
+                self.traffic.count_sent(body.kind, values)
+            if cut.offset == 0:
+                body.begun = time.monotonic_ns()
             self.traffic.control_sent += cut.length - values
             step, stop = self._frames[item.target], cut.offset + cut.length
             for offset in range(cut.offset, stop, step):
@@ -278,7 +291,9 @@ class Mesh:
 
     def _failed(self, items: Iterable[Outgoing], reason: str) -> None:
         for item in items:
-            filled = item.body.filled
+            kind, filled = item.body.kind, item.body.filled
+            if kind is not None:
+                self.traffic.of(kind).lost += item.model_bytes
             if filled is None:
                 self._on_event(SendFailed(target=item.target, key=item.key, reason=reason))
             elif not filled.done():
@@ -297,9 +312,13 @@ class Mesh:
             raise PeerFault("an acknowledgement of what was never sent") from error
         now = time.monotonic_ns()
         for item in done:
-            if item.priority is not Priority.BACKGROUND:
-                self.traffic.model_delivered += item.model_bytes
-            filled = item.body.filled
+            body = item.body
+            if body.kind is not None:
+                latency, queued = now - body.entered, body.begun - body.entered
+                self.traffic.count_delivered(
+                    body.kind, item.model_bytes, latency=latency, queued=queued
+                )
+            filled = body.filled
             if filled is None:
                 sent = Sent(target=item.target, key=item.key, model_bytes=item.model_bytes)
                 self._on_event(sent)

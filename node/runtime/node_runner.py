@@ -266,6 +266,8 @@ class NodeRunner:
     def _finish(self, reason: str, error: str | None) -> None:
         self._refusals.flush()
         self._run.record_bytes()
+        for fields in self.mesh.traffic.latency_records():
+            self._process.record("latency", fields)
         fields = {"reason": reason, "round": self._run.round, "error": error}
         self._process.record("finish", fields)
         self._process.end(0 if error is None else 1)

@@ -20,19 +20,28 @@ class Body:
     """What the send queue carries for a mesh.
 
     Args:
+        kind: of an algorithm's message: what it is counted as; None: not as one.
+        entered: when it entered the queue; as all times here, of the monotonic clock.
         filled: of ballast: when the peer had all of it.
     """
 
-    __slots__ = ("delivery", "encoded", "filled")
+    __slots__ = ("begun", "delivery", "encoded", "entered", "filled", "kind")
 
     def __init__(
         self,
         encoded: Encoded,
         delivery: Delivery,
+        *,
+        kind: str | None = None,
+        entered: Nanos = 0,
         filled: asyncio.Future[Nanos] | None = None,
     ) -> None:
         self.encoded = encoded
         self.delivery = delivery
+        self.kind = kind
+        self.entered = entered
+        self.begun = entered
+        """When its first byte was handed to a stream."""
         self.filled = filled
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from node.core.ids import NodeId
 from node.core.messages import Delivery, PeerMessage
 from node.core.model_sync import KINDS
+from node.core.traffic import Traffic
 from node.errors import PeerFault
 from node.runtime.duplex import Duplex
 from node.runtime.pipes import Pipe
@@ -18,36 +19,6 @@ from node.units import Nanos
 from node.wire.assembly import Assembler
 from node.wire.codec import decode_frame, decode_message, encode_frame
 from node.wire.frames import Abort, Ack, Chunk, Frame, Greeting, Identity, Ping, Pong
-
-
-@dataclass(slots=True, kw_only=True)
-class Traffic:
-    """Bytes of one node since the last reset. Model bytes are parameter values alone, and only
-    those of learning: what a newcomer gets is counted apart.
-
-    Args:
-        model_sent: handed to a stream.
-        model_delivered: acknowledged whole message by whole message.
-        model_received: in whole messages.
-        sync_sent, sync_received: parameter values of model sync.
-        control_sent, control_received: all else in our frames: headers, acknowledgements, pings.
-        cancelled: model bytes that a cancel took back before they were sent.
-        refused: frames and messages that were malformed or out of place.
-    """
-
-    model_sent: int = 0
-    model_delivered: int = 0
-    model_received: int = 0
-    sync_sent: int = 0
-    sync_received: int = 0
-    control_sent: int = 0
-    control_received: int = 0
-    cancelled: int = 0
-    refused: int = 0
-
-    def reset(self) -> None:
-        for entry in fields(self):
-            setattr(self, entry.name, 0)
 
 
 class Home(Protocol):

@@ -90,6 +90,30 @@ def test_bytes_are_what_was_sent() -> None:
                 assert one.mesh.traffic.control_sent == other.mesh.traffic.control_received
             assert 0 < a.mesh.traffic.control_sent < 0.01 * values + 5 * 200
             assert a.mesh.traffic.cancelled == 0
+            kinds = a.mesh.traffic.kinds_record()
+            assert kinds == {
+                "control": {"sent": 0, "delivered": 0, "cancelled": 0, "lost": 0},
+                "model": {"sent": values, "delivered": values, "cancelled": 0, "lost": 0},
+            }
+            waits = a.mesh.traffic.of("model")
+            assert waits.latency.count == waits.queued.count == 4
+            assert 0 <= waits.queued.total < waits.latency.total
+
+    run(scenario())
+
+
+def test_what_is_given_up_counts_as_lost() -> None:
+    async def scenario() -> None:
+        async with stations(configs(2, path=SLOW, peer_ns=SECOND // 2)) as (a, b):
+            for number in range(30):
+                a.send_model(B, size=10_000, number=number)
+            await until(lambda: a.mesh.traffic.model_delivered > 0)
+            await b.mesh.close()
+            await until(lambda: len(a.failed()) + len(a.sent()) == 30)
+            (counts,) = a.mesh.traffic.kinds_record().values()
+            assert counts["lost"] == 4 * 10_000 * len(a.failed())
+            assert counts["delivered"] + counts["lost"] == 30 * 4 * 10_000
+            assert counts["lost"] > 0 == counts["cancelled"]
 
     run(scenario())
 
@@ -133,6 +157,8 @@ def test_a_cancel_stops_what_was_not_sent(in_flight: InFlight) -> None:
             traffic = a.mesh.traffic
             assert traffic.model_sent + traffic.cancelled == 60 * 4 * size + 40
             assert traffic.cancelled > 40 * 4 * size
+            (counts,) = traffic.kinds_record().values()
+            assert (counts["sent"], counts["cancelled"]) == (traffic.model_sent, traffic.cancelled)
             assert b.refused() == {}
 
     run(scenario())

@@ -73,6 +73,14 @@ def test_bytes_are_the_algorithms_arithmetic(tmp_path: Path) -> None:
         last = some.of(name, "bytes")[-1]
         assert last["model_sent"] == 5 * 2 * 2000 * 4
         assert last["cancelled"] == 0
+        (fragments,) = last["kinds"].values()
+        assert fragments["sent"] == last["model_sent"]
+        assert fragments["delivered"] == last["model_delivered"]
+        (latency,) = some.of(name, "latency")
+        assert latency["message"] == "fragment"
+        assert latency["count"] == last["model_delivered"] / (2000 * 4 / 4)
+        (idle,) = some.of(name, "idle")
+        assert 0 <= idle["seconds"] < 2, "five jobs, one behind the other"
         assert last["model_delivered"] >= 4 * 2 * 2000 * 4, "all rounds but perhaps the last"
         # 40 messages, each with a header, an acknowledgement or two, and frames around them.
         assert last["control_sent"] < 40 * 250 + 1000

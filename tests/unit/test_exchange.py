@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.config import Mode, StopConfig
-from node.core.algorithm import Algorithm, Context
+from node.core.algorithm import Algorithm, Context, Share
 from node.core.effects import (
     CancelTimer,
     DropQueued,
@@ -168,6 +168,7 @@ def test_a_round_from_the_offer_to_the_next_training() -> None:
         "received": ["a", "b"],
         "missing": [],
         "stale": 0,
+        "unexpected": 0,
     }
     assert it.algorithm.got == [(0, {A: (0, 2), B: (0, 2)}, (A, B))]
     assert it.of(TrainEffect)
@@ -342,6 +343,93 @@ def test_who_is_no_neighbour_is_neither_heard_nor_sent_to() -> None:
     assert [s.target for s in it.of(Send)] == [A]
     it.come(A, 0, 1)
     assert it.algorithm.got == [(0, {A: (0, 1)}, (A,))]
+
+
+# --- who gets what, and who is expected
+
+
+class Chosen(Collect):
+    """Shares as it is told."""
+
+    def __init__(self, share: Share) -> None:
+        super().__init__()
+        self.share = share
+
+    def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> Share:  # type: ignore[override]
+        return self.share
+
+
+def chosen(messages: dict[NodeId, str], *expected: NodeId) -> World:
+    """A node that has offered, and sends these kinds of messages."""
+    made = {peer: PeerMessage(kind=kind, round=99) for peer, kind in messages.items()}
+    it = world()
+    chooses = Chosen(Share(messages=made, expected=frozenset(expected)))
+    peer = Peer(setting=it.peer._setting, algorithm=chooses, initial=np.zeros(2, np.float32))
+    it = World(peer, chooses)
+    it.feed(Started())
+    it.trained()
+    return it
+
+
+def test_each_peer_gets_its_own_message_and_only_the_expected_are_waited_for() -> None:
+    it = chosen({C: "to c", A: "to a"}, B)
+    it.open(0, 1, A, B, C)
+    sent = [(s.target, s.message.kind, s.message.round, s.message.attempt) for s in it.of(Send)]
+    assert sent == [(A, "to a", 0, 1), (C, "to c", 0, 1)]
+    it.come(B, 0, 1)
+    assert it.of(ShareOver) == [ShareOver(round=0, attempt=1)]
+    assert it.algorithm.got == [(0, {B: (0, 1)}, (A, B, C))]
+
+
+def test_one_message_to_several_is_one_object() -> None:
+    """It is encoded once."""
+    same = PeerMessage(kind="same", round=0)
+    it = chosen({})
+    it.algorithm.share = Share(messages={A: same, B: same}, expected=frozenset())
+    it.open(0, 1, A, B)
+    one, other = (send.message for send in it.of(Send))
+    assert one is other
+
+
+def test_who_sends_without_being_expected_is_dropped_and_counted() -> None:
+    it = chosen({A: "m"}, B)
+    it.come(A, 0, 1)  # before the barrier opened here
+    it.open(0, 1, A, B, C)
+    it.come(C, 0, 1)
+    assert not it.of(ShareOver)
+    it.come(B, 0, 1)
+    assert it.algorithm.got == [(0, {B: (0, 1)}, (A, B, C))]
+    record = it.share_record()
+    assert (record["unexpected"], record["stale"]) == (2, 0)
+
+
+def test_who_expects_nobody_is_done_at_once() -> None:
+    it = chosen({A: "m"})
+    it.open(0, 1, A, B)
+    assert [type(e) for e in it.effects if isinstance(e, Send | ShareOver)] == [Send, ShareOver]
+    it.feed(SendFailed(target=A, key="round/0", reason="broken"))
+    it.feed(TimerFired(key=RESEND))
+    assert [s.target for s in it.of(Send)] == [A]
+
+
+def test_missing_are_those_that_were_expected() -> None:
+    it = chosen({}, A, C)
+    it.open(0, 1, A, B, C)
+    it.come(A, 0, 1)
+    it.feed(TimerFired(key=DEADLINE))
+    assert it.of(ShareOver) == [ShareOver(round=0, attempt=1, missing=(C,))]
+    it.feed(SendFailed(target=A, key="round/0", reason="nothing was sent to it"))
+    assert not it.of(SetTimer)
+
+
+@pytest.mark.parametrize("share", [({C: "m"}, ()), ({}, (C,))])
+def test_a_share_with_others_than_the_round_s_peers_is_an_error(
+    share: tuple[dict[NodeId, str], tuple[NodeId, ...]],
+) -> None:
+    messages, expected = share
+    it = chosen(messages, *expected)
+    with pytest.raises(ValueError, match="on_share names c, of whom the round's peers are not"):
+        it.open(0, 1, A, B)
 
 
 # --- adopting a model

@@ -157,7 +157,7 @@ def test_a_finished_peer_keeps_its_model() -> None:
 def test_a_failure_ends_at_once_with_its_reason_and_the_model_so_far() -> None:
     peer, _ = make()
     peer.step(Started(), now=0)
-    (finish,) = peer.step(Failed(reason="trainer died"), now=1)
+    _, finish = peer.step(Failed(reason="trainer died"), now=1)
     assert isinstance(finish, Finish)
     assert finish.error == "trainer died"
     assert finish.parameters is not None
