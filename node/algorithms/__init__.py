@@ -20,9 +20,21 @@ from node.core.algorithm import Algorithm
 from node.errors import ConfigError
 
 GROUP: Final = "peerbed.algorithms"
+CODE: Final = "algorithm.zip"
+"""In a run's folder: the package of an algorithm that is not ours, to import from."""
 _OURS: Final = {
+    "adpsgd": "node.algorithms.adpsgd:ADPSGD",
+    "adpsgd-artifact": "node.algorithms.adpsgd_artifact:ADPSGDArtifact",
+    "choco": "node.algorithms.choco:Choco",
     "divshare": "node.algorithms.divshare:DivShare",
     "dpsgd": "node.algorithms.dpsgd:DPSGD",
+    "epidemic": "node.algorithms.epidemic:Epidemic",
+    "fedavg": "node.algorithms.fedavg:FedAvg",
+    "single-merge": "node.algorithms.single_merge:SingleMerge",
+    "subsampling": "node.algorithms.subsampling:Subsampling",
+    "swift": "node.algorithms.swift:Swift",
+    "swift-artifact": "node.algorithms.swift_artifact:SwiftArtifact",
+    "topk": "node.algorithms.topk:TopK",
 }
 
 

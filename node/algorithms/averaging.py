@@ -62,3 +62,29 @@ def weighted_mix(own: Vector, others: Iterable[tuple[float, Vector]]) -> Vector:
     for weight, values in others:
         total += weight * (values - base)
     return total.astype(np.float32)
+
+
+def partial_mix(own: Vector, others: Iterable[tuple[float, Indices, Vector]]) -> Vector:
+    """``x + sum_j w_j m_j (x_j - x)``, summed in float64: gaps are filled with the own values.
+
+    Unlike `counted_mean` a neighbour's weight does not depend on how many sent a parameter.
+
+    Args:
+        own: shape (d,).
+        others: weights, which sum to at most 1, index sets without repeats, and their values.
+
+    Returns:
+        A new float32 vector of shape (d,).
+    """
+    total = own.astype(np.float64)
+    for weight, indices, values in others:
+        total[indices] += weight * (values.astype(np.float64) - own[indices])
+    return total.astype(np.float32)
+
+
+def largest(values: Vector, count: int) -> Indices:
+    """The indices of the `count` values of the largest magnitude, ascending: top-k."""
+    if count >= values.size:
+        return np.arange(values.size, dtype=np.int64)
+    chosen = np.argpartition(np.abs(values), values.size - count)[values.size - count :]
+    return np.sort(chosen).astype(np.int64)

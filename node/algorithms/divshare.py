@@ -9,37 +9,25 @@ Source: Biswas et al., "Boosting Asynchronous Decentralized Learning with Model 
    round before: stragglers ship fresh fragments instead of old ones;
 3. average each parameter over the own value and all fragments received since the last round.
 
-A round costs at most degree * model bytes whatever omega is. Fragments of one sender replace each
-other while they wait, if they are newer.
+A round costs at most degree * model bytes whatever omega is. What differs from the artifact: an
+older fragment never takes the place of a newer one, a cancel closes no connection, and peers that
+are gone are not drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import ClassVar
 
-import numpy as np
-
-from node.algorithms.averaging import counted_mean
+from node.algorithms.fragments import Inbox, Permutation, cut, deal
 from node.config import Mode
 from node.core.algorithm import Algorithm, Context
-from node.core.effects import InFlight, Value
+from node.core.effects import InFlight
 from node.core.events import PeerChange
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
-from node.core.parts import Fragment, Vector, resolve, take
-from node.core.rng import derive_seed
-
-
-class Permutation(StrEnum):
-    """When the partition into fragments is drawn anew. The artifact draws it once for all."""
-
-    FIXED = "fixed"
-    PER_ROUND = "per_round"
-    PER_NODE_ROUND = "per_node_round"
+from node.core.parts import Vector
 
 
 class DivShare(Algorithm):
@@ -77,90 +65,44 @@ class DivShare(Algorithm):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._inbox: dict[tuple[NodeId, int], PeerMessage] = {}
-        self._newest: dict[tuple[NodeId, int], int] = {}
+        self._count = int(1 / config.omega)
+        self._inbox = Inbox(self._count)
         self._lost: set[NodeId] = set()
-        self._replaced = self._stale = 0
 
     def on_start(self, ctx: Context) -> None:
         ctx.train(steps=self.config.local_steps)
 
     def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
-        ctx.drop_queued(key_prefix="fragment/", in_flight=self.config.in_flight)
+        self.flush(ctx)
         self._share(ctx, parameters)
-        ctx.set_parameters(self._aggregate(ctx, parameters))
+        model, counts = self._inbox.mean(parameters, round_=ctx.round, layout=ctx.layout)
+        ctx.record("aggregate", counts)
+        ctx.set_parameters(model)
         ctx.end_round()
         ctx.train(steps=self.config.local_steps)
 
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
-        where = message.part.where if message.part is not None else None
-        if not isinstance(where, Fragment):
-            ctx.record("refused", {"sender": sender, "reason": f"{message.kind}: no fragment"})
-            return
-        key = (sender, where.number)
-        if message.round <= self._newest.get(key, -1):
-            self._stale += 1
-            return
-        self._replaced += key in self._inbox
-        self._newest[key] = message.round
-        self._inbox[key] = message
+        if (fault := self._inbox.put(sender, message)) is not None:
+            ctx.record("refused", {"sender": sender, "reason": fault})
 
     def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None:
         if change is PeerChange.LOST:
             self._lost.add(peer)
-            return
-        self._lost.discard(peer)
-        # It may have been started again and be at an earlier round: its fragments are new.
-        for key in [key for key in self._newest if key[0] == peer]:
-            del self._newest[key]
+        else:
+            self._lost.discard(peer)
+            self._inbox.forget(peer)
+
+    def flush(self, ctx: Context) -> None:
+        """Cancel what is still queued of the round before."""
+        ctx.drop_queued(key_prefix="fragment/", in_flight=self.config.in_flight)
 
     def _share(self, ctx: Context, parameters: Vector) -> None:
         """Queue each fragment for its own random recipients, all in random order."""
-        rng = ctx.rng("peers")
         peers = [peer for peer in ctx.peers if peer not in self._lost]
         degree = self.config.degree or max(1, math.ceil(math.log2(ctx.members)))
-        count = int(1 / self.config.omega)
-        seed = self._fragment_seed(ctx)
-        pairs: list[tuple[NodeId, PeerMessage]] = []
-        for number in range(count):
-            part = take(parameters, Fragment(number, count, seed), ctx.layout)
-            message = PeerMessage(kind="fragment", round=ctx.round, part=part)
-            chosen = rng.choice(len(peers), size=min(degree, len(peers)), replace=False)
-            pairs.extend((peers[i], message) for i in chosen)
-        for i in rng.permutation(len(pairs)):
-            target, message = pairs[i]
-            ctx.send(target, message, key=f"fragment/{ctx.round}")
-
-    def _fragment_seed(self, ctx: Context) -> int:
-        match self.config.permutation:
-            case Permutation.FIXED:
-                return derive_seed(ctx.seed, "fragments")
-            case Permutation.PER_ROUND:
-                return derive_seed(ctx.seed, "fragments", ctx.round)
-            case Permutation.PER_NODE_ROUND:
-                return derive_seed(ctx.seed, "fragments", ctx.me, ctx.round)
-
-    def _aggregate(self, ctx: Context, parameters: Vector) -> Vector:
-        """Consume the inbox; in name order, so that arrival order does not change the sums."""
-        covered = np.zeros(parameters.shape, dtype=bool)
-        contributions = []
-        ages = []
-        for key in sorted(self._inbox):
-            message = self._inbox[key]
-            assert message.part is not None
-            indices = resolve(message.part.where, ctx.layout)
-            covered[indices] = True
-            contributions.append((indices, message.part.values))
-            ages.append(ctx.round - message.round)
-        counts: Mapping[str, Value] = {
-            "round": ctx.round,
-            "fragments": len(contributions),
-            "coverage": float(covered.mean()),
-            "age_mean": float(np.mean(ages)) if ages else None,
-            "replaced": self._replaced,
-            "stale": self._stale,
-        }
-        ctx.record("aggregate", counts)
-        self._inbox.clear()
-        self._replaced = self._stale = 0
-        return counted_mean(parameters, contributions)
+        seed = self.config.permutation.seed(ctx.seed, node=ctx.me, round_=ctx.round)
+        parts = cut(parameters, count=self._count, seed=seed, layout=ctx.layout)
+        messages = [PeerMessage(kind="fragment", round=ctx.round, part=part) for part in parts]
+        rng, key = ctx.rng("peers"), f"fragment/{ctx.round}"
+        for fragment, peer in deal(rng, fragments=self._count, peers=len(peers), degree=degree):
+            ctx.send(peers[peer], messages[fragment], key=key)

@@ -1,105 +1,73 @@
 """D-PSGD: decentralized parallel SGD, in synchronous rounds.
 
 Source: Lian et al., "Can Decentralized Algorithms Outperform Centralized Algorithms?" (NeurIPS
-2017, arXiv 1705.09056), in the form of decentralizepy (sacs-epfl): in each round
+2017, arXiv 1705.09056), Algorithm 1, with Metropolis-Hastings weights W over the round's graph
+(symmetric and doubly stochastic, as its Assumption 1 wants). Two orders:
 
-1. train `local_steps` mini-batch steps;
-2. when all who take part are connected, send the whole trained model to each neighbour of the
-   round's graph;
-3. average with Metropolis-Hastings weights over that graph.
+* `paper`:        x_i <- sum_j W_ij x_j - (what training from x_i changed): gradients are of the
+  models before averaging, which is what is sent;
+* `train_first`:  x_i <- sum_j W_ij (x_j + what training changed): as decentralizepy (sacs-epfl)
+  has it, whose figures most later papers compare with. What is sent is the trained model.
 
-What a neighbour should have sent and did not (lost, too late) keeps its weight here, with the own
-model: the weights sum to 1 in any case.
+With one local step `paper` is Algorithm 1 literally; the two differ by half a round. What a missing
+message means, see `node.algorithms.rounds`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from enum import StrEnum
 
-from node.algorithms.averaging import metropolis_weights, weighted_mix
-from node.config import Mode
-from node.core.algorithm import Algorithm, Context
+from node.algorithms.rounds import MetropolisRounds, Rounds
+from node.core.algorithm import Context
+from node.core.effects import Value
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
-from node.core.parts import Vector, Whole, take
-
-_KIND: Final = "model"
+from node.core.parts import IndexSet, Part, Vector, Whole, take
 
 
-class DPSGD(Algorithm):
+class Order(StrEnum):
+    """What is averaged; see the module."""
+
+    TRAIN_FIRST = "train_first"
+    PAPER = "paper"
+
+
+class DPSGD(MetropolisRounds):
     """See the module; `Config` holds the options."""
 
-    MODES: ClassVar[tuple[Mode, ...]] = (Mode.SYNC,)
-
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(Rounds.Config):
         """Options under `algorithm:`.
 
         Args:
             local_steps: mini-batch steps a round; 1 in the paper.
+            order: see `Order`.
         """
 
-        local_steps: int = 8
-
-        def __post_init__(self) -> None:
-            if self.local_steps < 1:
-                raise ValueError(f"local_steps must be at least 1, not {self.local_steps}")
-
-    config: Config
+        order: Order = Order.TRAIN_FIRST
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._trained: Vector | None = None
-
-    def on_start(self, ctx: Context) -> None:
-        self._trained = None
-        ctx.train(steps=self.config.local_steps)
+        self._update: Vector | None = None
+        """What training changed, where that is not averaged."""
 
     def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
-        # The node's model stays the last average until the next one: what is evaluated and stored.
-        self._trained = parameters
-        ctx.exchange()
+        if self.config.order is Order.PAPER:
+            self._update = parameters - ctx.parameters
+            self.exchange(ctx, ctx.parameters)
+        else:
+            self.exchange(ctx, parameters)
 
-    def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> PeerMessage | None:
-        assert self._trained is not None
-        part = take(self._trained, Whole(), ctx.layout)
-        return PeerMessage(kind=_KIND, round=ctx.round, part=part, fields={"degree": len(peers)})
+    def part(self, ctx: Context) -> Part:
+        return take(self.model, Whole(), ctx.layout)
 
-    def on_exchanged(
+    def accepts(self, ctx: Context, sender: NodeId, where: IndexSet) -> bool:
+        return where == Whole()
+
+    def mix(
         self, ctx: Context, received: Mapping[NodeId, PeerMessage], peers: tuple[NodeId, ...]
-    ) -> None:
-        assert self._trained is not None
-        degrees: dict[NodeId, int] = {}
-        models: dict[NodeId, Vector] = {}
-        for peer, message in received.items():
-            fault = _fault(message, ctx.members)
-            if fault is not None:
-                ctx.record("refused", {"sender": peer, "reason": fault})
-                continue
-            assert message.part is not None
-            degrees[peer] = int(message.fields["degree"])
-            models[peer] = message.part.values
-        weights = metropolis_weights(len(peers), degrees)
-        # In name order, so that the order of arrival does not change the sums.
-        others = [(weights[peer], models[peer]) for peer in sorted(models)]
-        ctx.set_parameters(weighted_mix(self._trained, others))
-        own = 1.0 - sum(weights.values())
-        ctx.record(
-            "aggregate",
-            {"round": ctx.round, "models": len(models), "peers": len(peers), "own_weight": own},
-        )
-        self._trained = None
-        ctx.end_round()
-        ctx.train(steps=self.config.local_steps)
-
-
-def _fault(message: PeerMessage, members: int) -> str | None:
-    """What is wrong with a message of this round, if anything."""
-    degree = message.fields.get("degree")
-    if message.kind != _KIND or message.part is None or message.part.where != Whole():
-        return f"{message.kind}: not a whole model"
-    if not isinstance(degree, int) or not 1 <= degree < members:
-        return f"degree {degree!r} among {members} members"
-    return None
+    ) -> tuple[Vector, Mapping[str, Value]]:
+        mixed, fields = super().mix(ctx, received, peers)
+        return (mixed if self._update is None else mixed + self._update), fields
