@@ -12,6 +12,10 @@ def make_backend(kind: BackendKind) -> Backend:
         from deploy.backends.docker import DockerBackend
 
         return DockerBackend()
+    if kind is BackendKind.SIM:
+        from deploy.backends.sim import SimBackend
+
+        return SimBackend()
     from deploy.backends.local import LocalBackend
 
     return LocalBackend()

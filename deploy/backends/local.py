@@ -7,7 +7,6 @@ environment and are found by it, those that a member started too, also after the
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -25,7 +24,7 @@ from deploy.history import MemberState
 from deploy.plan import BackendKind, Plan
 from deploy.processes import labelled, labels, signal_all
 from deploy.results import RunFolder, writing
-from node.errors import EnvironmentFault, PeerbedError, RunFailed
+from node.errors import PeerbedError, RunFailed
 
 _SIGNALS: Final = {
     "crash": signal.SIGKILL,
@@ -44,16 +43,9 @@ class LocalBackend:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def check(self, *, results: Path, run_id: str) -> list[PeerbedError]:
-        problems: list[PeerbedError] = []
-        for package in ("torch", "grpc", "numpy"):
-            if importlib.util.find_spec(package) is None:
-                problems.append(
-                    EnvironmentFault(
-                        f"the local backend needs {package} in this Python ({sys.executable})",
-                        remedy="pip install 'peerbed[deploy,train]', or use --backend docker",
-                    )
-                )
-        return problems + host.check_folder(results)
+        needed = ("torch", "grpc", "numpy")
+        missing = host.check_packages(needed, who="the local backend", instead="--backend docker")
+        return [*missing, *host.check_folder(results)]
 
     def taken_networks(self) -> list[IPv4Network]:
         return []

@@ -1,4 +1,4 @@
-"""Verbs that look at runs: status, logs, results."""
+"""Verbs that look at runs: status, logs, results, replay."""
 
 from __future__ import annotations
 
@@ -69,4 +69,23 @@ def results(
     return show(run, topology=topology, plot=plot, results=results, as_json=as_json)
 
 
-COMMANDS = (status, logs, results)
+@click.command()
+@run_argument
+@click.option("--node", metavar="NAME", help="Only this node; default: all that were traced.")
+@RESULTS
+@AS_JSON
+def replay(*, run: str | None, node: str | None, results: Path, as_json: bool) -> int:
+    """Feed the events of a RUN's traced nodes to today's code, and show the first difference.
+
+    Exit status 0: every effect came again as it was recorded; 1: something is different.
+
+    \b
+      deploy sim ring.yaml --set trace=[n-0] && deploy replay
+      deploy replay 1121-040606-3fa9 --node n-0
+    """
+    from deploy.replay import replay_run
+
+    return replay_run(run, node=node, results=results, as_json=as_json)
+
+
+COMMANDS = (status, logs, results, replay)

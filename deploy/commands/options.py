@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from node.units import parse_duration
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 RESULTS = click.option(
@@ -40,9 +42,38 @@ EMULATOR = click.option(
     type=click.Choice(["auto", "netem", "nfqueue", "application"]),
     help="Who delays the packets; auto takes the most faithful that the kernel has.",
 )
+
+
+class _Duration(click.ParamType[int]):
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = _Duration()
+"""A time with its unit, such as 30s; ns."""
+
+
+class _Backend(click.Choice[str]):
+    """Where containers or processes are started; who asks for a simulation is told of `sim`."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "sim":
+            self.fail("virtual time has a verb of its own: deploy sim FILE", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 BACKEND = click.option(
     "--backend",
-    type=click.Choice(["docker", "local"]),
+    type=_Backend(["docker", "local"]),
     help="Containers, or processes on loopback. Default: docker where an engine answers.",
 )
 
@@ -55,9 +86,17 @@ def topology_argument(function: _F) -> _F:
     return argument(function)
 
 
+def optional_topology_argument(function: _F) -> _F:
+    """The topology file of a verb that may do without."""
+    argument = click.argument(
+        "file", required=False, type=click.Path(path_type=Path), shell_complete=_topology_files
+    )
+    return argument(function)
+
+
 def run_argument(function: _F) -> _F:
     """The run that a verb is about."""
-    return click.argument("run", required=False, shell_complete=_runs)(function)
+    return click.argument("run", required=False, shell_complete=complete_runs)(function)
 
 
 def _topology_files(
@@ -67,7 +106,8 @@ def _topology_files(
     return [click.shell_completion.CompletionItem("", type="file")]
 
 
-def _runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of runs that begin as typed, newest first."""
     del parameter
     from deploy.results import Results
 

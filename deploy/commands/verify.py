@@ -11,25 +11,13 @@ import click
 from deploy.commands.options import (
     AS_JSON,
     BACKEND,
+    DURATION,
     EMULATOR,
     RESULTS,
     SEED,
     SET,
     topology_argument,
 )
-from node.units import parse_duration
-
-
-class _Duration(click.ParamType[int]):
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.command()
@@ -49,7 +37,7 @@ class _Duration(click.ParamType[int]):
 )
 @click.option(
     "--until",
-    type=_Duration(),
+    type=DURATION,
     metavar="TIME",
     help="Replay the timeline up to there, such as 30s. Default: up to the file's stop.time.",
 )
