@@ -6,13 +6,25 @@ from __future__ import annotations
 
 import click
 
-from deploy.commands import control, convert, files, looking, machine, running, verify
+from deploy.commands import (
+    checking,
+    comparing,
+    control,
+    convert,
+    files,
+    looking,
+    machine,
+    running,
+    simulating,
+    verify,
+)
 
 _EPILOG = """\b
 Examples:
   deploy up topologies/ring.yaml            run it, watch it, read the verdict
   deploy up ring.yaml --set stop.rounds=50  any key of the file
   deploy up ring.yaml -d; deploy wait       in the background
+  deploy sim topologies/ring.yaml           the same in virtual time, also of thousands of nodes
   deploy link set n-0 n-1 --rate 5mbit      change the run that is under way
   deploy results                            all runs so far
   deploy doctor                             what this machine has and lacks
@@ -33,6 +45,17 @@ def cli() -> None:
     """Learning among peers on a network that is what the topology file says, and proves it."""
 
 
-for _group in (running, control, verify, looking, files, convert, machine):
+for _group in (
+    running,
+    simulating,
+    control,
+    verify,
+    looking,
+    comparing,
+    checking,
+    files,
+    convert,
+    machine,
+):
     for _command in _group.COMMANDS:
         cli.add_command(_command)

@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class _Course:
+class Course:
     """What a run's end is judged by, as it comes to light."""
 
     problems: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ def conduct(
     Args:
         assess: makes the verdict from the run's history.
     """
-    course = _Course()
+    course = Course()
     actions = Actions(folder=folder, plan=plan, backend=backend)
     try:
         screen.say(f"starting {len(plan.nodes)} nodes ({backend.kind.value})")
@@ -127,7 +127,7 @@ def conduct(
 
 def abandon(*, folder: RunFolder, plan: Plan, backend: Backend, say: Callable[[str], None]) -> None:
     """End a run whose owner is gone, in its place."""
-    course = _Course(interrupted="interrupted: the process that ran it ended before the verdict")
+    course = Course(interrupted="interrupted: the process that ran it ended before the verdict")
     finish(folder=folder, plan=plan, backend=backend, course=course, say=say)
 
 
@@ -136,7 +136,7 @@ def finish(
     folder: RunFolder,
     plan: Plan,
     backend: Backend,
-    course: _Course,
+    course: Course,
     say: Callable[[str], None],
     assess: Callable[[History], Verdict] = judge,
 ) -> Verdict:
@@ -149,6 +149,18 @@ def finish(
     course.problems += course.attempt(lambda: backend.collect(folder), [])
     course.last_words = {name: last_words(folder.log_file(name)) for name in course.members}
     course.attempt(lambda: backend.destroy(folder), None)
+    return conclude(folder=folder, plan=plan, course=course, say=say, assess=assess)
+
+
+def conclude(
+    *,
+    folder: RunFolder,
+    plan: Plan,
+    course: Course,
+    say: Callable[[str], None],
+    assess: Callable[[History], Verdict] = judge,
+) -> Verdict:
+    """Summarise and judge what is stored of a run that is over, and store that."""
     folder.release_reserve()
     history = load_history(folder=folder, plan=plan, ending=course.ending())
     summary = course.attempt(lambda: summarise(history), None)

@@ -30,7 +30,7 @@ from deploy.orders import (
     steps_of,
     what_text,
 )
-from deploy.plan import Plan, plan_from_json
+from deploy.plan import BackendKind, Plan, plan_from_json
 from deploy.records import followed, read_events
 from deploy.results import Results, RunFolder, RunState
 from deploy.topology import Topology, parse_topology
@@ -96,6 +96,12 @@ def find(reference: str | None, *, results: Path) -> Underway:
             f"run {folder.run_id} is not under way: it is {state.value}",
             remedy="name one that is (deploy results), or start one: deploy up FILE",
         )
+    plan = plan_from_json(folder.plan_file.read_text())
+    if plan.backend is BackendKind.SIM:
+        raise ConfigError(
+            f"run {folder.run_id} is a simulation, which follows its file alone",
+            remedy="write what is to happen under `events:` (docs/topology.md)",
+        )
     records = read_events(folder.coordinator_file)[0]
     zero, phases = started_at(records), of_kind(records, "phase")
     phase = str(phases[-1].get("phase")) if phases else "starting"
@@ -104,17 +110,17 @@ def find(reference: str | None, *, results: Path) -> Underway:
             f"run {folder.run_id} is not training: it is {phase}",
             remedy="a run can be changed from the start of the training to its end",
         )
-    overrides = [str(o) for o in folder.manifest.get("overrides") or ()]
     return Underway(
         folder=folder,
-        plan=plan_from_json(folder.plan_file.read_text()),
-        topology=_topology(folder, overrides),
+        plan=plan,
+        topology=topology_of(folder),
         zero=zero,
     )
 
 
-def _topology(folder: RunFolder, overrides: Sequence[str]) -> Topology:
+def topology_of(folder: RunFolder) -> Topology:
     """Of the run's own copy, which is YAML whatever was given."""
+    overrides = [str(o) for o in folder.manifest.get("overrides") or ()]
     ours = [o for o in overrides if not o.startswith("format.")]
     path = folder.topology_file
     return parse_topology(path.read_bytes(), path=path, overrides=ours)

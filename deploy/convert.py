@@ -86,8 +86,14 @@ def _yaml(topology: Topology, source: Path, target: Path | None) -> tuple[str, l
         ) from errors
     if again.file != topology.file:
         raise ConfigError("as YAML it would not be the same", where=str(source))
-    warnings = []
-    folder = topology.file.training.data_dir
-    if folder is not None and path.parent.resolve() != source.parent.resolve():
-        warnings.append(f"training.data_dir: {folder!r} counts from the folder of the file")
+    warnings: list[str] = []
+    if path.parent.resolve() != source.parent.resolve():
+        named = {"training.data_dir": topology.file.training.data_dir}
+        for group, entry in topology.file.nodes.items():
+            named[f"nodes.{group}.compute.trace"] = entry.compute.trace
+        warnings += [
+            f"{key}: {name!r} counts from the folder of the file"
+            for key, name in named.items()
+            if name is not None
+        ]
     return text, warnings

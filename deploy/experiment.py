@@ -20,7 +20,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
-from deploy import host
+from deploy import datasets, foreign, host
 from deploy.addresses import free_subnet
 from deploy.backends import make_backend
 from deploy.backends.base import Backend, Say
@@ -30,11 +30,11 @@ from deploy.conduct import conduct
 from deploy.interrupt import Interruption
 from deploy.live import PlainScreen, screen
 from deploy.loading import load_and_warn
+from deploy.places import addresses_needed
 from deploy.plan import (
     RESULTS,
     BackendKind,
     Plan,
-    addresses_needed,
     make_plan,
     plan_from_json,
 )
@@ -108,7 +108,7 @@ def up(request: Request, *, detach: bool, as_json: bool) -> int:
                 screen=shown,
                 interruption=interruption,
             )
-    return _report(folder, verdict, as_json=as_json)
+    return tell(folder, verdict, as_json=as_json)
 
 
 def supervise(path: Path) -> int:
@@ -126,10 +126,11 @@ def supervise(path: Path) -> int:
             screen=shown,
             interruption=interruption,
         )
-    return _report(folder, verdict, as_json=False)
+    return tell(folder, verdict, as_json=False)
 
 
-def _report(folder: RunFolder, verdict: Verdict, *, as_json: bool) -> int:
+def tell(folder: RunFolder, verdict: Verdict, *, as_json: bool) -> int:
+    """Show how a run has ended; its exit status."""
     if as_json:
         sys.stdout.write(json.dumps(run_json(folder, verdict=verdict.to_json()), indent=2) + "\n")
     else:
@@ -234,12 +235,14 @@ def store(
     Args:
         adapt: makes something else of the plan than a run that trains.
     """
+    docker = checked.backend.kind is BackendKind.DOCKER
+    arrays = datasets.kept(checked.topology) if docker and adapt is None else None
     with checked.results.lock():
         folder = checked.results.create(topology=checked.topology.name, run_id=checked.run_id)
         try:
             plan = _plan(checked, folder)
             plan = plan if adapt is None else adapt(plan)
-            _write(checked, folder, plan)
+            _write(checked, folder, plan, arrays)
         except BaseException:
             checked.results.discard(folder)
             raise
@@ -248,7 +251,8 @@ def store(
 
 def _plan(checked: Checked, folder: RunFolder) -> Plan:
     topology, request = checked.topology, checked.request
-    local = checked.backend.kind is BackendKind.LOCAL
+    kind = checked.backend.kind
+    docker, local = kind is BackendKind.DOCKER, kind is BackendKind.LOCAL
     names = [*(node.name for node in topology.nodes), COORDINATOR]
     # Runs that are about to start have no network yet, but a plan.
     taken = [*checked.backend.taken_networks(), *_planned_networks(checked.results)]
@@ -256,11 +260,11 @@ def _plan(checked: Checked, folder: RunFolder) -> Plan:
     return make_plan(
         topology,
         run_id=checked.run_id,
-        backend=checked.backend.kind,
-        subnet=None if local else free_subnet(taken, hosts=hosts, salt=checked.run_id),
+        backend=kind,
+        subnet=free_subnet(taken, hosts=hosts, salt=checked.run_id) if docker else None,
         ports=dict(zip(names, free_ports(len(names)), strict=True)) if local else None,
-        results=str(folder.path) if local else RESULTS,
-        owner=folder.member_owner(local=local),
+        results=RESULTS if docker else str(folder.path),
+        owner=folder.member_owner(local=not docker),
         seed=request.seed,
         emulator=Emulator(request.emulator or "auto"),
     )
@@ -274,11 +278,15 @@ def _planned_networks(results: Results) -> list[IPv4Network]:
     return found
 
 
-def _write(checked: Checked, folder: RunFolder, plan: Plan) -> None:
+def _write(checked: Checked, folder: RunFolder, plan: Plan, arrays: Path | None) -> None:
     folder.write_text(folder.topology_file, checked.topology.yaml)
-    for name, text in render(plan, image=checked.image, results=folder.path).items():
+    files = render(plan, image=checked.image, results=folder.path, arrays=arrays)
+    for name, text in files.items():
         folder.write_text(folder.path / name, text)
     folder.write_json(folder.manifest_file, _manifest(checked, plan))
+    code = foreign.packed(checked.topology.file.algorithm.name)
+    if code is not None:
+        folder.write_bytes(folder.algorithm_file, code)
     folder.reserve()
     folder.give_to_members(plan.coordinator.owner)
 

@@ -6,9 +6,12 @@ it, and listed by `deploy doctor`.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -190,6 +193,23 @@ def memory_bytes() -> int | None:
 def free_bytes(path: Path) -> int:
     """Free disk space where `path` is or will be."""
     return shutil.disk_usage(_existing(path)).free
+
+
+def check_packages(
+    packages: Iterable[str], *, who: str, instead: str | None = None
+) -> list[PeerbedError]:
+    """Whether this Python has what is not needed for every verb.
+
+    Args:
+        who: needs them.
+        instead: options that do without.
+    """
+    remedy = "pip install 'peerbed[deploy,train]'" + (f", or use {instead}" if instead else "")
+    return [
+        EnvironmentFault(f"{who} needs {package} in this Python ({sys.executable})", remedy=remedy)
+        for package in packages
+        if importlib.util.find_spec(package) is None
+    ]
 
 
 def check_folder(results: Path) -> list[PeerbedError]:

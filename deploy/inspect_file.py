@@ -11,7 +11,8 @@ from typing import Any
 from deploy.addresses import free_subnet
 from deploy.host import host_routes
 from deploy.loading import load_and_warn, warn
-from deploy.plan import BackendKind, Plan, addresses_needed, make_plan
+from deploy.places import addresses_needed
+from deploy.plan import BackendKind, Plan, make_plan
 from deploy.render import render as rendered_files
 from deploy.results import writing
 from deploy.topology import Problem, Topology, TopologyErrors, load_topology

@@ -15,7 +15,7 @@ from typing import Any, Final
 from deploy.history import Event, History, as_float, last, of_kind, started_at
 from deploy.membership import PRESENT, parts
 from deploy.orders import BY_HAND, Order
-from deploy.plan import Plan
+from deploy.plan import BackendKind, Plan
 from node.config import Emulator, LinkChange, LinkPolicy, Replan, from_json, to_json
 from node.core.ids import COORDINATOR
 from node.links.pending import Pending
@@ -165,6 +165,11 @@ def remarks(history: History) -> list[str]:
 def modelled(plan: Plan) -> Iterator[str]:
     """What the links of a run are not, or not known to be, though the file has it."""
     told = plan.coordinator
+    if plan.backend is BackendKind.SIM:
+        yield "virtual time: links are computed as the file has them, not emulated or measured"
+        if told.training.message_bytes is not None:
+            yield f"a whole model counts as {told.training.message_bytes:,} bytes on the links"
+        return
     if told.policy is not LinkPolicy.OFF and len(told.pairs) < told.candidates:
         yield (
             f"{len(told.pairs)} of {told.candidates} links are measured, spread over the nodes:"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PLAIN_EVERY_S: Final = 5.0
+_ROWS_MAX: Final = 64
+"""Of a table of nodes that is redrawn; of more nodes, only how many are in which state."""
 _STYLES: Final = {
     "failed": "red",
     "lost": "red",
@@ -32,6 +35,28 @@ _STYLES: Final = {
     "done": "green",
     "training": "cyan",
 }
+
+
+class Clock(Protocol):
+    """The time of the run that is shown."""
+
+    def now(self) -> float:
+        """Unix time, as in the run's records."""
+
+    def said(self, progress: Progress) -> str:
+        """How long it has run, for people."""
+
+
+class WallClock:
+    """Of a run that takes as long as it takes."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def said(self, progress: Progress) -> str:
+        if progress.started_at is None:
+            return ""
+        return f"{max(0.0, self.now() - progress.started_at):.0f} s"
 
 
 class Screen(Protocol):
@@ -56,7 +81,8 @@ class Screen(Protocol):
 class PlainScreen:
     """A line for each thing that happens, and a short one every few seconds of training."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or WallClock()
         self._next = 0.0
 
     def __enter__(self) -> Self:
@@ -75,18 +101,19 @@ class PlainScreen:
             return
         self._next = now + _PLAIN_EVERY_S
         sent = sum(row.model_bytes for row in progress.rows.values())
-        share = progress.fraction(now=time.time())
+        share = progress.fraction(now=self._clock.now())
         self.say(
-            f"{share:4.0%}  round {progress.round}  accuracy {percent(progress.accuracy)}"
-            f"  model bytes sent {size(sent)}"
+            f"{share:4.0%}  {self._clock.said(progress)}  round {progress.round}"
+            f"  accuracy {percent(progress.accuracy)}  model bytes sent {size(sent)}"
         )
 
 
 class LiveScreen:
     """A table of nodes and a progress bar, redrawn in place; lines scroll by above them."""
 
-    def __init__(self, *, title: str) -> None:
+    def __init__(self, *, title: str, clock: Clock | None = None) -> None:
         self._title = title
+        self._clock = clock or WallClock()
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -107,27 +134,37 @@ class LiveScreen:
 
     def show(self, progress: Progress) -> None:
         if self._live is not None:
-            self._live.update(_picture(self._title, progress))
+            self._live.update(_picture(self._title, progress, self._clock))
 
 
-def screen(*, title: str) -> Screen:
-    """The screen that fits where the standard error goes."""
-    return LiveScreen(title=title) if sys.stderr.isatty() else PlainScreen()
+def screen(*, title: str, clock: Clock | None = None) -> Screen:
+    """The screen that fits where the standard error goes.
+
+    Args:
+        clock: of the run; None: it takes as long as it takes.
+    """
+    if sys.stderr.isatty():
+        return LiveScreen(title=title, clock=clock)
+    return PlainScreen(clock=clock)
 
 
-def _picture(title: str, progress: Progress) -> Group:
+def _picture(title: str, progress: Progress, clock: Clock) -> Group:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    now = time.time()
-    share = progress.fraction(now=now)
-    table = node_table(progress)
+    share = progress.fraction(now=clock.now())
+    few = len(progress.rows) <= _ROWS_MAX
+    table = node_table(progress) if few else _state_table(progress)
     table.title = f"{title}: {progress.phase}"
     footer = Table.grid(padding=(0, 2))
-    seconds = "" if progress.started_at is None else f"{max(0.0, now - progress.started_at):.0f} s"
     mean = "" if progress.accuracy is None else f"mean accuracy {percent(progress.accuracy)}"
-    footer.add_row(ProgressBar(total=1.0, completed=share, width=40), f"{share:.0%}", seconds, mean)
+    footer.add_row(
+        ProgressBar(total=1.0, completed=share, width=40),
+        f"{share:.0%}",
+        clock.said(progress),
+        mean,
+    )
     return Group(table, *filter(None, (progress.barrier, progress.waiting)), footer)
 
 
@@ -143,6 +180,21 @@ def node_table(progress: Progress) -> Table:
         table.add_column(heading, justify="right")
     for row in progress.rows.values():
         table.add_row(*cells(row), style=_STYLES.get(row.state))
+    return table
+
+
+def _state_table(progress: Progress) -> Table:
+    """How many nodes are in which state, and how far."""
+    from rich.table import Table
+
+    table = Table(title_justify="left")
+    for heading in ("nodes", "state", "rounds"):
+        table.add_column(heading, justify="left" if heading == "state" else "right")
+    states = Counter(row.state for row in progress.rows.values())
+    for state, count in states.most_common():
+        rounds = [row.round for row in progress.rows.values() if row.state == state]
+        span = str(min(rounds)) if min(rounds) == max(rounds) else f"{min(rounds)} to {max(rounds)}"
+        table.add_row(str(count), state, span, style=_STYLES.get(state))
     return table
 
 

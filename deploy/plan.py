@@ -1,17 +1,13 @@
 """The resolved plan of a run (pure): everything that will be set, before anything is touched.
 
-    make_plan: Topology -> Plan      plan_json, plan_from_json: Plan <-> text, same value same bytes
-
-Addresses: the gateway is the first of the subnet, the coordinator the second, the nodes follow in
-natural order of their names. On one host without containers everybody is at 127.0.0.1, told apart
-by port.
+make_plan: Topology -> Plan      plan_json, plan_from_json: Plan <-> text, same value same bytes
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum, StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network
@@ -19,9 +15,11 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from deploy.places import LOOPBACK, Places, container_places, local_places, simulated_places
 from deploy.plan_links import LinkPlan
+from deploy.sim_network import check_links, planned_changes
 from deploy.topology import Topology
-from deploy.topology.expand import Node
+from deploy.topology.expand import Node, references
 from deploy.topology.model import TopologyFile
 from deploy.topology.timeline import NodeAction
 from node.algorithms import configure, find
@@ -32,6 +30,7 @@ from node.config import (
     Deadlines,
     Emulator,
     ExpectedPair,
+    LinkPolicy,
     LinksConfig,
     NodeConfig,
     PartitionConfig,
@@ -48,16 +47,13 @@ from node.links.impair import check as check_paths
 from node.links.schedule import sample
 from node.units import Nanos
 
-PEER_PORT: Final = 7000
-"""Of every node's peer service in containers; the next one up is for probes."""
-COORDINATOR_PORT: Final = 7070
 MEASURING_SHARE: Final = 2
 """Links are measured before training for half of `deadlines.links` at most, so that there is time
 to try again; of more of them a sample is."""
-LOOPBACK: Final = IPv4Network("127.0.0.0/8")
 RESULTS: Final = "/results"
 DATA: Final = "/data"
-"""Where containers see the run folder and the data folder."""
+CACHE: Final = "/cache"
+"""Where containers see the run folder, the data folder, and what was decoded of it."""
 
 
 class BackendKind(StrEnum):
@@ -132,11 +128,6 @@ class Plan:
     data_dir: str | None = None
 
 
-def addresses_needed(topology: Topology) -> int:
-    """Addresses that a run takes in its subnet: nodes, coordinator and gateway."""
-    return len(topology.nodes) + 2
-
-
 def make_plan(
     topology: Topology,
     *,
@@ -153,17 +144,23 @@ def make_plan(
 
     Args:
         run_id: names the run; also the session that members check.
-        subnet: of the containers; needed by the docker backend, unused by the local one.
+        subnet: of the containers; needed by the docker backend, unused elsewhere.
         ports: of every node and of the coordinator; needed by the local backend, unused elsewhere.
         results: the run folder as the members see it.
         owner: uid:gid that files of the run belong to.
         seed: instead of the file's, for what is drawn during the run; shapes keep the file's.
-        emulator: who impairs the traffic; the local backend always does it by itself.
+        emulator: who impairs the traffic in containers; nobody else has a choice.
     Raises:
         ConfigError: a path asks for what the emulator cannot do.
     """
-    local = backend is BackendKind.LOCAL
-    where = _local_places(topology, ports) if local else _container_places(topology, subnet)
+    docker = backend is BackendKind.DOCKER
+    links: LinkPlan | LinksConfig
+    if backend is BackendKind.SIM:
+        where, emulator, links = simulated_places(topology), Emulator.MODEL, _modelled(topology)
+    else:
+        links = LinkPlan.of(topology)
+        where = container_places(topology, subnet) if docker else local_places(topology, ports)
+        emulator = emulator if docker else Emulator.APPLICATION
     shared = _Shared(
         topology=topology,
         run_id=run_id,
@@ -171,9 +168,11 @@ def make_plan(
         places=where,
         results=results,
         owner=owner,
-        emulator=Emulator.APPLICATION if local else emulator,
-        data_dir=_data_dir(topology) if local else DATA,
-        links=LinkPlan.of(topology),
+        emulator=emulator,
+        data_dir=DATA if docker else data_folder(topology),
+        links=links,
+        traced=_traced(topology),
+        algorithms=_algorithms(topology),
     )
     nodes = tuple(
         PlannedNode(
@@ -191,12 +190,12 @@ def make_plan(
         run_id=run_id,
         backend=backend,
         seed=shared.seed,
-        subnet=LOOPBACK if subnet is None or local else subnet,
+        subnet=subnet if docker and subnet is not None else LOOPBACK,
         nodes=nodes,
         coordinator_address=where[COORDINATOR].address,
         coordinator=_coordinator_config(shared, nodes),
         actions=_actions(topology),
-        data_dir=_data_dir(topology),
+        data_dir=data_folder(topology),
     )
 
 
@@ -225,38 +224,7 @@ def _adapter() -> TypeAdapter[Plan]:
     return TypeAdapter(Plan)
 
 
-# Places ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    address: IPv4Address
-    port: int
-
-
-_Places = Mapping[NodeId, _Place]
-
-
-def _container_places(topology: Topology, subnet: IPv4Network | None) -> _Places:
-    if subnet is None:
-        raise ValueError("a docker plan needs a subnet")
-    if subnet.num_addresses - 2 < addresses_needed(topology):
-        raise ValueError(f"{len(topology.nodes)} nodes do not fit into {subnet}")
-    names = [node.name for node in topology.nodes]
-    places = {name: _Place(subnet[3 + i], PEER_PORT) for i, name in enumerate(names)}
-    return {**places, COORDINATOR: _Place(subnet[2], COORDINATOR_PORT)}
-
-
-def _local_places(topology: Topology, ports: Mapping[NodeId, int] | None) -> _Places:
-    names = [*(node.name for node in topology.nodes), COORDINATOR]
-    if ports is None or (missing := [name for name in names if name not in ports]):
-        raise ValueError(f"a local plan needs the ports of {names if ports is None else missing}")
-    if len({ports[name] for name in names}) < len(names):
-        raise ValueError("two members on the same port")
-    return {name: _Place(LOOPBACK[1], ports[name]) for name in names}
-
-
-def _data_dir(topology: Topology) -> str | None:
+def data_folder(topology: Topology) -> str | None:
     """The host's data folder, absolute; a relative one counts from the topology file."""
     given = topology.file.training.data_dir
     if given is None:
@@ -274,12 +242,15 @@ class _Shared:
     topology: Topology
     run_id: str
     seed: int
-    places: _Places
+    places: Places
     results: str
     owner: str
     emulator: Emulator
     data_dir: str | None
-    links: LinkPlan
+    links: LinkPlan | LinksConfig
+    """Of a simulation: what every node is told."""
+    traced: frozenset[NodeId]
+    algorithms: Mapping[NodeId, AlgorithmConfig]
 
     @property
     def file(self) -> TopologyFile:
@@ -288,6 +259,11 @@ class _Shared:
     @property
     def members(self) -> tuple[NodeId, ...]:
         return tuple(node.name for node in self.topology.nodes)
+
+
+def _traced(topology: Topology) -> frozenset[NodeId]:
+    known = references(topology.file.nodes)
+    return frozenset(node for name in topology.file.trace for node in known[name])
 
 
 def _actions(topology: Topology) -> tuple[PlannedAction, ...]:
@@ -312,7 +288,8 @@ def _node_config(shared: _Shared, node: Node, index: int) -> NodeConfig:
         session=shared.run_id,
         name=node.name,
         index=index,
-        members=shared.members,
+        # A simulation has it from the coordinator's: thousands of lists of thousands are too many.
+        members=() if shared.emulator is Emulator.MODEL else shared.members,
         neighbours=shared.topology.overlay[node.name],
         seed=shared.seed,
         host=str(place.address),
@@ -320,20 +297,29 @@ def _node_config(shared: _Shared, node: Node, index: int) -> NodeConfig:
         coordinator_host=str(shared.places[COORDINATOR].address),
         coordinator_port=shared.places[COORDINATOR].port,
         links=_links(shared, node.name),
-        algorithm=_algorithm(file),
+        algorithm=shared.algorithms[node.name],
         training=_training(shared),
-        compute=ComputeConfig(step_ns=node.group.compute.step, speed=node.group.compute.speed),
+        compute=_compute(shared.topology, node),
         stop=_stop(file),
         deadlines=_deadlines(file),
         results=shared.results,
         owner=shared.owner,
         rounds=rounds_config(shared.topology),
+        trace=node.name in shared.traced,
     )
+
+
+def _compute(topology: Topology, node: Node) -> ComputeConfig:
+    given = node.group.compute
+    trace = () if given.trace is None else topology.traces[given.trace]
+    return ComputeConfig(step_ns=given.step, speed=given.speed, trace_ns=trace)
 
 
 def _links(shared: _Shared, name: NodeId) -> LinksConfig:
     """The network as one node sees it: its access links, and the path to and from every other."""
     links = shared.links
+    if isinstance(links, LinksConfig):
+        return links
     peers = []
     for other in shared.members:
         if other == name:
@@ -363,6 +349,13 @@ def _links(shared: _Shared, name: NodeId) -> LinksConfig:
     )
 
 
+def _modelled(topology: Topology) -> LinksConfig:
+    """What a node of a simulation is told of the network: when it changes. Raises ConfigError."""
+    check_links(topology)
+    changes = planned_changes(topology)
+    return LinksConfig(emulator=Emulator.MODEL, policy=LinkPolicy.OFF, changes=changes)
+
+
 def expected_pairs(nodes: Iterable[PlannedNode]) -> Iterator[ExpectedPair]:
     """All that have a path there and back at the start."""
     for node in nodes:
@@ -387,7 +380,7 @@ def _coordinator_config(shared: _Shared, nodes: Iterable[PlannedNode]) -> Coordi
         seed=shared.seed,
         host=str(place.address),
         port=place.port,
-        policy=file.links,
+        policy=LinkPolicy.OFF if isinstance(shared.links, LinksConfig) else file.links,
         pairs=sample(every, within_ns=deadlines.links_ns // MEASURING_SHARE),
         candidates=len(every),
         training=_training(shared),
@@ -429,17 +422,29 @@ def rounds_config(topology: Topology) -> RoundsConfig:
     )
 
 
-def _algorithm(file: TopologyFile) -> AlgorithmConfig:
+def _algorithms(topology: Topology) -> dict[NodeId, AlgorithmConfig]:
     """With every option, also those left at their defaults: a plan says what was run."""
-    name = file.algorithm.name
-    config = configure(find(name), file.algorithm.options)
+    given = topology.file.algorithm
+    kind = find(given.name)
+    config = configure(kind, given.options)
     options = {field.name: getattr(config, field.name) for field in fields(config)}
     plain = {key: v.value if isinstance(v, Enum) else v for key, v in options.items()}
-    return AlgorithmConfig(name=name, options=plain, pacing=file.algorithm.pacing)
+    every = AlgorithmConfig(name=given.name, options=plain, pacing=given.pacing)
+    own = kind.options_by_node(config, topology.overlay)
+    return {
+        name: replace(every, options=plain | dict(own[name])) if name in own else every
+        for name in topology.overlay
+    }
 
 
 def _training(shared: _Shared) -> TrainingConfig:
     training = shared.file.training
+    if training.message_size is not None and shared.emulator is not Emulator.MODEL:
+        raise ConfigError(
+            "real nodes send what a model has",
+            where="training.message_size",
+            remedy="leave it out, or run the file in virtual time: deploy sim",
+        )
     partition = training.partition
     return TrainingConfig(
         dataset=training.dataset,
@@ -452,7 +457,10 @@ def _training(shared: _Shared) -> TrainingConfig:
             kind=partition.kind, shards=partition.shards, alpha=partition.alpha
         ),
         data_dir=None if training.data_dir is None else shared.data_dir,
+        context=training.context,
         evaluate_every=training.evaluate_every,
+        test_samples=training.test_samples,
+        message_bytes=training.message_size,
     )
 
 

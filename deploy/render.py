@@ -20,7 +20,7 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from deploy.plan import DATA, RESULTS, BackendKind, Plan, PlannedNode, Resources, plan_json
+from deploy.plan import CACHE, DATA, RESULTS, BackendKind, Plan, PlannedNode, Resources, plan_json
 from node.config import Config, Emulator, to_json
 from node.core.ids import COORDINATOR
 from node.errors import ConfigError
@@ -50,6 +50,7 @@ def render(
     image: str,
     build: bool = False,
     results: Path | None = None,
+    arrays: Path | None = None,
     header: tuple[str, ...] | None = None,
 ) -> Files:
     """All files of a plan.
@@ -60,16 +61,20 @@ def render(
             be there, and is never pulled.
         results: the run folder, absolute. None: `$PEERBED_RESULTS`, else
             `results/<topology>/compose` beside the Compose file.
+        arrays: the host's folder of a data set's decoded arrays, absolute. None: there is none,
+            and every container decodes what is to be decoded by itself.
         header: comment lines for the head of the Compose file; None: which run it is.
     Raises:
         ConfigError: a node's configuration is too long for a container's environment.
     """
     files = {PurePosixPath("plan.json"): plan_json(plan)}
+    if plan.backend is BackendKind.SIM:
+        return files
     for name, config in _configs(plan).items():
         files[PurePosixPath("config", f"{name}.json")] = to_json(config) + "\n"
     if plan.backend is BackendKind.DOCKER:
         head = (f"Run {plan.run_id} of {plan.topology}.",) if header is None else header
-        text = _compose(plan, image=image, build=build, results=results, header=head)
+        text = _compose(plan, image=image, build=build, results=results, arrays=arrays, header=head)
         files[PurePosixPath("compose.yaml")] = text
         for node in plan.nodes:
             for emulator in EMULATORS:
@@ -140,7 +145,13 @@ def _members(plan: Plan, labels: dict[str, str]) -> Iterator[_Member]:
 
 
 def _compose(
-    plan: Plan, *, image: str, build: bool, results: Path | None, header: tuple[str, ...]
+    plan: Plan,
+    *,
+    image: str,
+    build: bool,
+    results: Path | None,
+    arrays: Path | None,
+    header: tuple[str, ...],
 ) -> str:
     labels = {RUN_LABEL: plan.run_id, TOPOLOGY_LABEL: plan.topology}
     if results is not None:
@@ -156,6 +167,7 @@ def _compose(
             image=image,
             build=build,
             results=None if results is None else str(results),
+            arrays=arrays,
             header=header,
             labels=labels,
             members=members,
@@ -186,7 +198,12 @@ def _environment() -> Environment:
         autoescape=False,
     )
     environment.filters |= {"quoted": _quoted, "literal": _literal}
-    environment.globals |= {"RESULTS": RESULTS, "DATA": DATA, "STANDBY_PROFILE": STANDBY_PROFILE}
+    environment.globals |= {
+        "RESULTS": RESULTS,
+        "DATA": DATA,
+        "CACHE": CACHE,
+        "STANDBY_PROFILE": STANDBY_PROFILE,
+    }
     return environment
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from deploy.history import Event, as_float, of_kind
@@ -13,6 +14,7 @@ from deploy.membership import PRESENT, Spell, parts
 from deploy.plan import plan_from_json
 from deploy.records import read_events
 from deploy.results import RunFolder, writing
+from node.config import Emulator
 from node.errors import ConfigError, EnvironmentFault, PeerbedError
 from node.units import format_rate
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 _VERDICT_STYLES: Final = {"valid": "bold green", "invalid": "bold red", "unknown": "bold yellow"}
 _ROWS_MAX: Final = 40
-"""Of a table of pairs; those that are not as asked are always the first to be in it."""
+"""Of a table of nodes or pairs; those that are not as asked are always the first to be in it."""
 _FORMATS: Final = (".png", ".svg", ".pdf")
 
 
@@ -79,7 +81,13 @@ def _nodes(summary: Mapping[str, Any]) -> Table:
     for heading in ("rounds", "accuracy", "loss", "model bytes", "wire bytes", "cancelled"):
         table.add_column(heading, justify="right")
     table.add_column("ended at")
-    for name, node in (summary.get("nodes") or {}).items():
+    nodes = summary.get("nodes") or {}
+    shown = nodes
+    if len(nodes) > _ROWS_MAX:
+        first = sorted(nodes, key=lambda name: _worth_seeing(nodes[name]))[:_ROWS_MAX]
+        shown = {name: nodes[name] for name in nodes if name in set(first)}
+        table.caption = f"{len(shown)} of {len(nodes)} nodes: those that are gone, then the worst"
+    for name, node in shown.items():
         counts = node.get("bytes") or {}
         loss = as_float(node.get("loss"))
         table.add_row(
@@ -91,6 +99,12 @@ def _nodes(summary: Mapping[str, Any]) -> Table:
             _end(node),
         )
     return table
+
+
+def _worth_seeing(node: Mapping[str, Any]) -> tuple[bool, float]:
+    """What sorts a node to the front of a table that has no room for all."""
+    accuracy = as_float(node.get("accuracy"))
+    return node.get("state", PRESENT) == PRESENT, -1.0 if accuracy is None else accuracy
 
 
 def _end(node: Mapping[str, Any]) -> str:
@@ -116,7 +130,9 @@ def _links(links: Mapping[str, Any]) -> Table:
         worst = sorted(by_pair, key=lambda ends: by_pair[ends].get("ok") is not False)[:_ROWS_MAX]
         shown = {ends: by_pair[ends] for ends in by_pair if ends in set(worst)}
         fine = sum(pair.get("ok") is True for pair in by_pair.values())
-        table.caption = f"{len(shown)} of {len(by_pair)} pairs; {fine} are as asked"
+        computed = links.get("emulator") == Emulator.MODEL.value
+        words = "computed as asked" if computed else f"{fine} are as asked"
+        table.caption = f"{len(shown)} of {len(by_pair)} pairs; {words}"
     for (source, target), pair in shown.items():
         asked, measured = pair.get("asked") or {}, pair.get("measured") or {}
         back = (by_pair.get((target, source), pair).get("asked")) or {}
@@ -129,10 +145,15 @@ def _links(links: Mapping[str, Any]) -> Table:
             _milliseconds(sum(delay or 0.0 for delay in delays)),
             _milliseconds(measured.get("rtt_ms")),
             f"{percent(as_float(asked.get('loss')))} / {percent(as_float(measured.get('loss')))}",
-            {True: "yes", False: str(pair.get("why") or "no")}.get(pair.get("ok"), "not measured"),
+            _as_asked(pair),
             style="red" if pair.get("ok") is False else None,
         )
     return table
+
+
+def _as_asked(pair: Mapping[str, Any]) -> str:
+    why = pair.get("why")
+    return "yes" if pair.get("ok") is True else str(why or "not measured")
 
 
 def _rate(value: object) -> str:
@@ -165,12 +186,35 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
         f"{size(counts.get('model'))} of model sent, {size(counts.get('cancelled'))} cancelled,"
         f" {size(counts.get('wire'))} on the wire",
     ]
+    lines += [told for told in (_spreading(summary), _trainers(summary)) if told]
     if told := _barriers(summary.get("signaling") or {}):
         lines.append(told)
     if times:
         reached = ", ".join(f"{target} after {after}" for target, after in times.items())
         lines.append(f"mean accuracy reached {reached}")
     return lines
+
+
+def _spreading(summary: Mapping[str, Any]) -> str:
+    """How far the models are apart in the end, and how old and whole what came was."""
+    distance = as_float((summary.get("consensus") or {}).get("distance"))
+    age = as_float((summary.get("staleness") or {}).get("mean"))
+    coverage = as_float((summary.get("coverage") or {}).get("mean"))
+    told = (
+        None if distance is None else f"models {distance:.3g} apart (consensus distance)",
+        None if age is None else f"what was averaged in was {age:.1f} rounds old",
+        None if coverage is None else f"of {percent(coverage)} of the parameters",
+    )
+    return ", ".join(part for part in told if part)
+
+
+def _trainers(summary: Mapping[str, Any]) -> str:
+    """For how long trainers waited, as a share of the run."""
+    idle, duration = summary.get("idle_s") or {}, as_float(summary.get("duration_s"))
+    mean, longest = as_float(idle.get("mean")), as_float(idle.get("max"))
+    if mean is None or longest is None or not duration:
+        return ""
+    return f"trainers idle for {percent(mean / duration)} of the time, {longest:.1f} s at most"
 
 
 def _barriers(signaling: Mapping[str, Any]) -> str:
@@ -190,12 +234,7 @@ def _barriers(signaling: Mapping[str, Any]) -> str:
 
 def plot_run(folder: RunFolder, path: Path) -> None:
     """Draw a run: test accuracy over time of each node and the mean, and model bytes sent."""
-    if path.suffix not in _FORMATS:
-        raise ConfigError(
-            f"cannot draw a {path.suffix or 'file without ending'}",
-            where=str(path),
-            remedy=f"end its name in {', '.join(_FORMATS)}",
-        )
+    check_picture(path)
     try:
         plan = plan_from_json(folder.plan_file.read_text())
     except (OSError, PeerbedError):
@@ -203,6 +242,29 @@ def plot_run(folder: RunFolder, path: Path) -> None:
     nodes = {str(n.name): read_events(folder.node_file(str(n.name)))[0] for n in plan.nodes}
     told, standby = read_events(folder.coordinator_file)[0], plan.coordinator.standby
     spells = {n: p.spells for n, p in parts(told, nodes=nodes, standby=standby).items()}
+    pyplot = pictures()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    _draw_accuracy(left, nodes, spells)
+    _draw_bytes(right, nodes)
+    figure.suptitle(f"{folder.topology}: {_caption(folder)}", fontsize=11)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def check_picture(path: Path) -> None:
+    """Raise ConfigError where a file's name is not that of a picture."""
+    if path.suffix not in _FORMATS:
+        raise ConfigError(
+            f"cannot draw a {path.suffix or 'file without ending'}",
+            where=str(path),
+            remedy=f"end its name in {', '.join(_FORMATS)}",
+        )
+
+
+def pictures() -> ModuleType:
+    """`matplotlib.pyplot`, without a screen. Raises EnvironmentFault."""
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -212,14 +274,7 @@ def plot_run(folder: RunFolder, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    _draw_accuracy(left, nodes, spells)
-    _draw_bytes(right, nodes)
-    figure.suptitle(f"{folder.topology}: {_caption(folder)}", fontsize=11)
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    return pyplot
 
 
 def _caption(folder: RunFolder) -> str:
@@ -231,17 +286,15 @@ def _caption(folder: RunFolder) -> str:
 def _draw_accuracy(
     axes: Axes, nodes: Mapping[str, Sequence[Event]], spells: Mapping[str, Sequence[Spell]]
 ) -> None:
-    from deploy.summary import accuracy_over_time, mean_over_time
+    from deploy.curves import evaluations, mean_over_time
 
     few = len(nodes) <= 8
     for name, events in nodes.items():
-        points = accuracy_over_time(events)
+        points = evaluations(events)
         label, width = (name, 1.2) if few else (None, 0.6)
-        axes.plot(
-            *_columns(points), label=label, linewidth=width, alpha=0.7, drawstyle="steps-post"
-        )
+        axes.plot(*columns(points), label=label, linewidth=width, alpha=0.7, drawstyle="steps-post")
     axes.plot(
-        *_columns(mean_over_time(nodes, spells)),
+        *columns(mean_over_time(nodes, spells)),
         label="mean",
         color="black",
         linewidth=2,
@@ -260,12 +313,13 @@ def _draw_bytes(axes: Axes, nodes: Mapping[str, Sequence[Event]]) -> None:
             if (t := as_float(event.get("t"))) is not None
             and (model := as_float(event.get("model_sent"))) is not None
         ]
-        axes.plot(*_columns(points), label=name if len(nodes) <= 8 else None)
+        axes.plot(*columns(points), label=name if len(nodes) <= 8 else None)
     axes.set(xlabel="seconds of training", ylabel="model sent, MB")
     axes.grid(alpha=0.3)
     if 0 < len(nodes) <= 8:
         axes.legend(loc="upper left", fontsize=8)
 
 
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Points as matplotlib wants them."""
     return [x for x, _ in points], [y for _, y in points]

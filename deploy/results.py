@@ -6,6 +6,7 @@
         nodes/<node>.jsonl coordinator.jsonl links.json             written by the run itself
         control/<number>.json control.jsonl                         orders by plan and by hand; done
         logs/<member>.log deploy.log                                what they printed
+        checkpoints/                                                of `deploy sim`, until it ends
         verify.json network.png timeline.png                        of `deploy verify`
         owner.json                                                  who runs it: see deploy/owner.py
         summary.json verdict.json                                   last; no verdict: not ended
@@ -33,6 +34,7 @@ from typing import Any, Final
 
 from deploy import owner
 from deploy.owner import Liveness, Process
+from node.algorithms import CODE
 from node.errors import ConfigError, EnvironmentFault, PeerbedError
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -102,6 +104,11 @@ class RunFolder:
         return self.path / "manifest.json"
 
     @property
+    def algorithm_file(self) -> Path:
+        """The code of an algorithm of another package."""
+        return self.path / CODE
+
+    @property
     def nodes(self) -> Path:
         return self.path / "nodes"
 
@@ -137,6 +144,11 @@ class RunFolder:
     def control(self) -> Path:
         """Orders to a run that is under way: see `deploy/order_files.py`."""
         return self.path / "control"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Of a simulation, as long as it has not ended."""
+        return self.path / "checkpoints"
 
     @property
     def control_log(self) -> Path:
@@ -225,12 +237,16 @@ class RunFolder:
 
     def write_text(self, file: Path, text: str) -> None:
         """Write a file whole or not at all; EnvironmentFault where the disk refuses."""
+        self.write_bytes(file, text.encode())
+
+    def write_bytes(self, file: Path, data: bytes) -> None:
+        """As `write_text`."""
         with writing(self.path):
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
             try:
-                with os.fdopen(descriptor, "w") as stream:
-                    stream.write(text)
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(data)
                 Path(name).chmod(0o644)
                 Path(name).replace(file)
             except BaseException:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from deploy.history import Event, History, as_float, as_int, of_kind, started_at
 from deploy.interventions import absences, deeds, expected_changes
+from deploy.plan import BackendKind
 from node.core.ids import COORDINATOR
 from node.units import SECOND
 
@@ -246,21 +247,40 @@ def _cut(history: History, pair: tuple[str, str], at_s: float) -> bool:
 
 def _no_path(history: History, source: str, target: str, since_s: float, until_s: float) -> bool:
     """Whether there was no path at some time from `since_s` to `until_s`."""
-    config = next((n.config for n in history.plan.nodes if n.name == source), None)
-    if config is None:
-        return False
-    there = any(p.name == target and p.out is not None for p in config.links.peers)
+    there, news = _path(history, source, target)
     missing = not there
-    for change in expected_changes(history, source):
-        at_s = change.at_ns / SECOND
+    for at_s, there in news:
         if at_s > until_s:
             break
-        for path in change.peers:
-            if path.name == target:
-                there = path.out is not None
         # What was before `since_s` does not matter, once it is another.
         missing = not there if at_s <= since_s else missing or not there
     return missing
+
+
+def _path(history: History, source: str, target: str) -> tuple[bool, Sequence[tuple[float, bool]]]:
+    """Whether there is a path at the start, and when it goes and comes, in order of time.
+
+    From the plan; a simulation's plan lists no paths, but each node records what becomes of those
+    to its neighbours.
+    """
+    config = next((n.config for n in history.plan.nodes if n.name == source), None)
+    if config is None:
+        return True, ()
+    if history.plan.backend is BackendKind.SIM:
+        pairs = (history.links or {}).get("pairs") or ()
+        there = any((p.get("from"), p.get("to")) == (source, target) for p in pairs)
+        recorded = of_kind(history.nodes.get(source, ()), "link")
+        told = [
+            (as_float(e.get("at")) or 0.0, (e.get("applied") or {}).get(target)) for e in recorded
+        ]
+        return there, [(at_s, path["out"] is not None) for at_s, path in told if path is not None]
+    there = any(p.name == target and p.out is not None for p in config.links.peers)
+    return there, [
+        (change.at_ns / SECOND, path.out is not None)
+        for change in expected_changes(history, source)
+        for path in change.peers
+        if path.name == target
+    ]
 
 
 def _pauses(history: History, node: str) -> Sequence[tuple[float, float]]:

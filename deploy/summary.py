@@ -1,15 +1,18 @@
-"""What a run came to (pure): `summary.json` from its plan and records."""
+"""What a run came to (pure): `summary.json` from its plan and records; every field is explained in
+docs/compare.md. The same in containers, on loopback and in virtual time. What is not known is null.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
 from deploy import interventions, signaling
+from deploy.curves import Points, first_time, mean_over_time, merged_over_time
 from deploy.history import Event, History, as_float, as_int, last, of_kind, started_at
-from deploy.membership import STANDBY, Part, Spell, parts, took_part
+from deploy.membership import STANDBY, Part, parts, took_part
+from node.core.histogram import Histogram
 
 TARGETS: Final = (0.5, 0.8, 0.9, 0.95)
 """Mean accuracies whose time is told, besides the run's own target."""
@@ -23,8 +26,8 @@ BYTES: Final = {
     "sync": "sync_sent",
 }
 """Fields of the summary, and of the nodes' `bytes` records that they come from."""
-
-Points = list[tuple[float, float]]
+FATES: Final = ("sent", "delivered", "cancelled", "lost")
+"""What became of a kind of message, in bytes."""
 
 
 def summarise(history: History) -> dict[str, Any]:
@@ -40,6 +43,8 @@ def summarise(history: History) -> dict[str, Any]:
     target = plan.coordinator.stop.accuracy
     targets = sorted({*TARGETS, *([target] if target is not None else [])})
     mean = mean_over_time(history.nodes, {name: part.spells for name, part in found.items()})
+    merged = last(history.coordinator, "merged")
+    began = [node for node in nodes.values() if node["state"] != STANDBY]
     return {
         "topology": plan.topology,
         "run": plan.run_id,
@@ -52,15 +57,18 @@ def summarise(history: History) -> dict[str, Any]:
         # Of those that were there at the end; each node's own is under `nodes`.
         "rounds": min((node["rounds"] for node in there), default=0),
         "accuracy": spread(node["accuracy"] for node in there)
-        | {"merged": as_float(last(history.coordinator, "merged").get("accuracy"))},
-        "loss": spread(node["loss"] for node in there)
-        | {"merged": as_float(last(history.coordinator, "merged").get("loss"))},
-        "bytes": {
-            key: _sum(node["bytes"][key] for node in nodes.values() if node["state"] != STANDBY)
-            for key in BYTES
-        },
-        "time_to_accuracy": {f"{target:g}": first_time(mean, target) for target in targets},
-        "staleness": spread(node["staleness"]["mean"] for node in nodes.values()),
+        | {"merged": as_float(merged.get("accuracy"))},
+        "loss": spread(node["loss"] for node in there) | {"merged": as_float(merged.get("loss"))},
+        "consensus": {"distance": as_float(merged.get("distance"))},
+        "bytes": {key: _sum(node["bytes"][key] for node in began) for key in (*BYTES, "lost")}
+        | {"kinds": _sum_kinds([node["bytes"]["kinds"] for node in began])},
+        "latency": _latency(history),
+        "idle_s": spread(node["idle_s"] for node in nodes.values()),
+        "time_to_accuracy": _times(mean, targets),
+        "time_to_accuracy_merged": _times(merged_over_time(history.coordinator), targets),
+        "staleness": spread(node["staleness"]["mean"] for node in nodes.values())
+        | {"max": spread(node["staleness"]["max"] for node in nodes.values())["max"]},
+        "coverage": spread(node["coverage"] for node in nodes.values()),
         "signaling": signaling.summary(history),
         "interventions": interventions.summary(history),
         "nodes": nodes,
@@ -71,10 +79,9 @@ def _node(history: History, name: str, *, part: Part, on_purpose: str | None) ->
     """One node's part of the summary."""
     events = history.nodes[name]
     rounds, evaluation = of_kind(events, "round"), last(events, "evaluation")
-    counts = last(events, "bytes")
-    ages = [
-        a for e in of_kind(events, "aggregate") if (a := as_float(e.get("age_mean"))) is not None
-    ]
+    counts, aggregates = last(events, "bytes"), of_kind(events, "aggregate")
+    kinds = _kinds(counts.get("kinds"))
+    ages = _known(aggregates, "age_mean")
     done = [e for e in of_kind(history.coordinator, "member") if e.get("member") == name]
     ended = last([e for e in done if e.get("state") == "done"], "member")
     state = history.ending.members.get(name)
@@ -85,10 +92,17 @@ def _node(history: History, name: str, *, part: Part, on_purpose: str | None) ->
         "accuracy": as_float(evaluation.get("accuracy")),
         "loss": as_float(evaluation.get("loss")),
         "train_loss": as_float(rounds[-1].get("loss")) if rounds else None,
-        "bytes": {key: _count(counts, field) for key, field in BYTES.items()},
-        "staleness": {"mean": _mean(ages), "max": max(ages, default=None)},
+        "bytes": {key: _count(counts, field) for key, field in BYTES.items()}
+        | {"lost": None if kinds is None else sum(kind["lost"] for kind in kinds.values())}
+        | {"kinds": kinds},
+        "staleness": {
+            "mean": _mean(ages),
+            "max": max(_known(aggregates, "age_max") or ages, default=None),
+        },
+        "coverage": _mean(_known(aggregates, "coverage")),
         "compute_s": _sum_float(event.get("compute_s") for event in rounds),
         "late_s": _sum_float(event.get("late_s") for event in rounds),
+        "idle_s": _idle_s(events),
         "stop": ended.get("reason") or last(events, "stop").get("reason"),
         "exit_status": state.exit_status if state is not None else None,
         "on_purpose": on_purpose,
@@ -96,9 +110,14 @@ def _node(history: History, name: str, *, part: Part, on_purpose: str | None) ->
 
 
 def ended_rounds(events: Sequence[Event]) -> int:
-    """Rounds that a node ended: each round's record comes as it ends, counted from 0."""
-    numbers = [as_int(event.get("round"), -1) for event in of_kind(events, "round")]
-    return max(numbers, default=-1) + 1
+    """Rounds that a node ended: each round's record comes as it ends, counted from 0.
+
+    A node that does not train in every round (a server, a client that is not drawn) says how many
+    it has ended by its evaluations.
+    """
+    trained = [as_int(event.get("round"), -1) + 1 for event in of_kind(events, "round")]
+    evaluated = [as_int(event.get("round"), 0) for event in of_kind(events, "evaluation")]
+    return max([*trained, *evaluated], default=0)
 
 
 def _count(counts: Event, key: str) -> int | None:
@@ -122,55 +141,62 @@ def duration_s(history: History) -> float | None:
     return max(times, default=None)
 
 
-# Accuracy over time ------------------------------------------------------------------------------
+# What nodes counted -------------------------------------------------------------------------------
 
 
-def accuracy_over_time(events: Sequence[Event]) -> Points:
-    """When each evaluation of a node was known, and what it said."""
-    points = []
-    for event in of_kind(events, "evaluation"):
-        t, accuracy = as_float(event.get("t")), as_float(event.get("accuracy"))
-        if t is not None and accuracy is not None:
-            points.append((t, accuracy))
-    return points
+def _idle_s(events: Sequence[Event]) -> float | None:
+    """How long the node's trainer had nothing to do, in all its lives; None where one did not come
+    to its end and could not tell."""
+    told = _known(of_kind(events, "idle"), "seconds")
+    return sum(told) if told and len(told) >= len(of_kind(events, "start")) else None
 
 
-def mean_over_time(
-    nodes: Mapping[str, Sequence[Event]], spells: Mapping[str, Sequence[Spell]] | None = None
-) -> Points:
-    """The mean of the newest accuracies of those that take part, from when each has one.
-
-    One that comes later counts from its first evaluation on; what it knew in an earlier life does
-    not.
-
-    Args:
-        spells: when each took part; None: all did, all the time.
-    """
-    always = (Spell(since_s=0.0, until_s=math.inf),)
-    took = {name: always if spells is None else tuple(spells.get(name, ())) for name in nodes}
-    merged = sorted(
-        (t, name, accuracy)
-        for name, events in nodes.items()
-        for t, accuracy in accuracy_over_time(events)
-    )
-    newest: dict[str, tuple[float, float]] = {}
-    points = []
-    for t, name, accuracy in merged:
-        newest[name] = (t, accuracy)
-        now = {n: spell for n, each in took.items() for spell in each if t in spell}
-        known = [newest[n][1] for n, spell in now.items() if n in newest and newest[n][0] in spell]
-        waiting = any(
-            spell.since_s == 0.0 and (n not in newest or newest[n][0] not in spell)
-            for n, spell in now.items()
-        )
-        if known and not waiting:
-            points.append((t, fmean(known)))
-    return points
+def _kinds(told: object) -> dict[str, dict[str, int]] | None:
+    """Field `kinds` of a `bytes` record; None where it is not what a node writes."""
+    if not isinstance(told, Mapping):
+        return None
+    kinds = {}
+    for kind, counts in told.items():
+        if not isinstance(counts, Mapping):
+            return None
+        kinds[str(kind)] = {fate: as_int(counts.get(fate), 0) for fate in FATES}
+    return kinds
 
 
-def first_time(points: Points, target: float) -> float | None:
-    """When a curve first reached the target; None if it never did."""
-    return next((t for t, value in points if value >= target), None)
+def _sum_kinds(
+    told: Sequence[dict[str, dict[str, int]] | None],
+) -> dict[str, dict[str, int]] | None:
+    """Over all nodes, in order of the names; None where one did not tell."""
+    known = [kinds for kinds in told if kinds is not None]
+    if len(known) < len(told):
+        return None
+    none = dict.fromkeys(FATES, 0)
+    return {
+        kind: {fate: sum(kinds.get(kind, none)[fate] for kinds in known) for fate in FATES}
+        for kind in sorted({kind for kinds in known for kind in kinds})
+    }
+
+
+def _latency(history: History) -> dict[str, dict[str, Any]]:
+    """Of all nodes that have told, by kind of message."""
+    total: dict[str, tuple[Histogram, Histogram]] = {}
+    for events in history.nodes.values():
+        for event in of_kind(events, "latency"):
+            try:
+                whole, queued = Histogram.of(event), Histogram.of(event.get("queued") or {})
+            except ValueError:
+                continue  # of another version
+            sums = total.setdefault(str(event.get("message")), (Histogram(), Histogram()))
+            sums[0].merge(whole)
+            sums[1].merge(queued)
+    return {
+        kind: {**whole.record(), "queued": queued.record()}
+        for kind, (whole, queued) in sorted(total.items())
+    }
+
+
+def _times(points: Points, targets: Iterable[float]) -> dict[str, float | None]:
+    return {f"{target:g}": first_time(points, target) for target in targets}
 
 
 # Numbers that may be missing ---------------------------------------------------------------------
@@ -184,6 +210,10 @@ def spread(values: Iterable[float | None]) -> dict[str, float | None]:
         "min": min(known, default=None),
         "max": max(known, default=None),
     }
+
+
+def _known(events: Iterable[Event], field: str) -> list[float]:
+    return [number for event in events if (number := as_float(event.get(field))) is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from node.errors import ConfigError
@@ -63,7 +64,7 @@ def typed(kind: Any, value: Any, *, where: str) -> Any:
 def _dataclass(kind: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ConfigError(f"expected a mapping, not {value!r}", where=where)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(value) - known):
         raise ConfigError(f"unknown key {unknown[0]!r}", where=where)
@@ -71,6 +72,12 @@ def _dataclass(kind: type, value: Any, where: str) -> Any:
         return kind(**{k: typed(hints[k], v, where=f"{where}.{k}") for k, v in value.items()})
     except TypeError as error:
         raise ConfigError(str(error), where=where) from error
+
+
+@cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """The fields' types: looking them up takes a hundred times as long as reading a value."""
+    return typing.get_type_hints(kind)
 
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:

@@ -18,6 +18,7 @@ from deploy.topology.network import Network, connected_parts, natural
 from deploy.topology.problems import Loc, nearest
 from deploy.topology.reader import Document
 from deploy.topology.shapes import complaints
+from deploy.topology.training_checks import check_training
 from node import algorithms
 from node.core.ids import NodeId
 from node.errors import ConfigError
@@ -39,14 +40,16 @@ def check_parts(document: Document, file: TopologyFile, broken: frozenset[str]) 
         (_network_kind, {"network"}),
         (_network_shape, {"nodes", "network"}),
         (_sharing, {"nodes", "network"}),
+        (_compute, {"nodes"}),
         (_slots, {"nodes", "network", "events"}),
         (_overlay_kind, {"nodes", "overlay"}),
         (check_events, {"nodes", "network", "events"}),
         (_algorithm, {"algorithm"}),
         (_mode, {"algorithm", "mode"}),
-        (_partition, {"training"}),
+        (check_training, {"training"}),
         (_stop, {"stop"}),
         (_deadlines, {"deadlines"}),
+        (_trace, {"nodes", "trace"}),
     ):
         if not needs & broken:
             check(document, file)
@@ -156,6 +159,14 @@ def _sharing(document: Document, file: TopologyFile) -> None:
                 document.report(("nodes", group_name), message, "rename the other", key=True)
 
 
+def _compute(document: Document, file: TopologyFile) -> None:
+    """One model of compute time for a group."""
+    for name, group in file.nodes.items():
+        if group.compute.step is not None and group.compute.trace is not None:
+            loc: Loc = ("nodes", name, "compute", "trace")
+            document.report(loc, "a step takes either `step`, or what a `trace` says", key=True)
+
+
 def _slots(document: Document, file: TopologyFile) -> None:
     """In every `slot`, the shortest pause is not longer than the longest."""
     network, places = file.network, list[tuple[Loc, LinkOptions]]()
@@ -174,6 +185,15 @@ def _slots(document: Document, file: TopologyFile) -> None:
         slot = options.slot
         if slot is not None and slot.least > slot.most:
             document.report((*at, "slot", "least"), "must not be longer than `most`")
+
+
+def _trace(document: Document, file: TopologyFile) -> None:
+    """Every node that is to be traced exists."""
+    names = sorted(expand.references(file.nodes), key=natural)
+    for i, name in enumerate(file.trace):
+        if name not in names:
+            hint = nearest(name, names, what="nodes and groups")
+            document.report(("trace", i), f"there is no node or group {name!r}", hint)
 
 
 def _references(document: Document) -> None:
@@ -272,7 +292,19 @@ def _algorithm(document: Document, file: TopologyFile) -> None:
     missing = [key for key, field in fields.items() if _required(field) and key not in known]
     for key in missing:
         document.report(("algorithm", key), "this key is missing", f"{name} needs it", key=True)
-    _option_values(document, kind, known, alone=not any(map(_required, fields.values())))
+    if not missing:
+        _option_values(document, kind, known, alone=not any(map(_required, fields.values())))
+
+
+def check_algorithm(
+    document: Document, file: TopologyFile, overlay: Mapping[NodeId, tuple[NodeId, ...]]
+) -> None:
+    """The algorithm can run on this overlay."""
+    kind = algorithms.find(file.algorithm.name)
+    try:
+        kind.check_overlay(algorithms.configure(kind, file.algorithm.options), overlay)
+    except ValueError as error:
+        document.report(("algorithm", "name"), str(error))
 
 
 def _mode(document: Document, file: TopologyFile) -> None:
@@ -307,14 +339,6 @@ def _option_values(
             algorithms.configure(kind, options)
         except ConfigError as error:
             document.report(("algorithm", *([error.where] if error.where else [])), error.message)
-
-
-def _partition(document: Document, file: TopologyFile) -> None:
-    partition = file.training.partition
-    for key, kind in (("shards", "shards"), ("alpha", "dirichlet")):
-        if key in partition.model_fields_set and partition.kind != kind:
-            message = f"means something only with `kind: {kind}`"
-            document.report(("training", "partition", key), message, key=True)
 
 
 def _stop(document: Document, file: TopologyFile) -> None:

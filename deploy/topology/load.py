@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import gc
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploy.topology import expand, formats
-from deploy.topology.checks import check_parts, check_paths, check_start
+from deploy.topology.checks import check_algorithm, check_parts, check_paths, check_start
 from deploy.topology.composition import check_compositions
 from deploy.topology.event_checks import check_timeline
 from deploy.topology.expand import Node
@@ -24,6 +25,7 @@ from deploy.topology.problems import Place, Problem, TopologyErrors
 from deploy.topology.reader import Document, override
 from deploy.topology.structure import validate
 from deploy.topology.timeline import Step
+from deploy.topology.traces import MAX_BYTES, Read, Traces, read_traces
 from node.core.ids import NodeId
 
 
@@ -40,6 +42,7 @@ class Topology:
         overlay: the neighbours of each node, in natural order.
         timeline: what happens to links and nodes, in order of time.
         standby: nodes that are not there at the start; an event or `deploy add` starts them.
+        traces: the files of compute times that it names, where they were read.
         warnings: how something was read that could be read otherwise, and what is not used.
     """
 
@@ -51,6 +54,7 @@ class Topology:
     overlay: Mapping[NodeId, tuple[NodeId, ...]]
     timeline: tuple[Step, ...] = ()
     standby: tuple[NodeId, ...] = ()
+    traces: Traces = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
 
     @property
@@ -80,7 +84,7 @@ def load_topology(path: Path, *, overrides: Sequence[str] = ()) -> Topology:
         TopologyErrors: with all that is wrong in it.
     """
     with _collecting_later():
-        return parse_topology(_bytes(path), path=path, overrides=overrides)
+        return parse_topology(_bytes(path), path=path, overrides=overrides, read=_named)
 
 
 @contextmanager
@@ -96,8 +100,13 @@ def _collecting_later() -> Iterator[None]:
             gc.enable()
 
 
-def parse_topology(raw: bytes, *, path: Path, overrides: Sequence[str] = ()) -> Topology:
+def parse_topology(
+    raw: bytes, *, path: Path, overrides: Sequence[str] = (), read: Read | None = None
+) -> Topology:
     """A topology from a file's bytes (pure); `path` is for messages and the default name.
+
+    Args:
+        read: gives the bytes of other files that it names; None: they are left out.
 
     Raises:
         TopologyErrors: with all that is wrong in it.
@@ -113,9 +122,12 @@ def parse_topology(raw: bytes, *, path: Path, overrides: Sequence[str] = ()) -> 
     document.data.setdefault("name", default_name(path))
     file, broken = validate(document)
     check_parts(document, file, broken)
+    traces: Traces = {}
+    if read is not None and "nodes" not in broken:
+        traces = read_traces(document, file, folder=path.parent, read=read)
     if document.problems:
         raise TopologyErrors(document.problems, warnings=document.warnings)
-    return _expanded(document, file, raw, path)
+    return replace(_expanded(document, file, raw, path), traces=traces)
 
 
 def _expanded(document: Document, file: TopologyFile, raw: bytes, path: Path) -> Topology:
@@ -124,6 +136,7 @@ def _expanded(document: Document, file: TopologyFile, raw: bytes, path: Path) ->
         network = expand.network(file)
         section = "overlay"
         overlay = expand.overlay(file, network)
+        check_algorithm(document, file, overlay)
         check_paths(document, network, overlay)
         steps = check_timeline(document, file, network)
         standby = latecomers(file, steps)
@@ -170,6 +183,14 @@ def _bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         message = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     raise TopologyErrors([Problem.at(Place(file=str(path)), (), message, hint)])
+
+
+def _named(path: Path) -> bytes:
+    """The bytes of a file that a topology names; raises OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is not a plain file")
+    with path.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def _similar(path: Path) -> str:

@@ -115,6 +115,9 @@ class Compute(Strict):
 
     step: Duration | None = None
     """A step takes at least this long; default: as long as it takes."""
+    trace: Annotated[str, Field(min_length=1)] | None = None
+    """Instead of `step`: a text file of durations, relative to the topology file. A step takes the
+    first in a node's first training job, the second in the next, and from the top again."""
     speed: Positive = 1.0
     """0.5 makes every step take twice as long."""
 
@@ -393,3 +396,5 @@ class TopologyFile(Strict):
     invalid, off does not measure."""
     deadlines: Deadlines = Deadlines()
     """How long to wait for what."""
+    trace: tuple[Name, ...] = ()
+    """Nodes and groups of which every event is stored, with its arrays, for `deploy replay`."""

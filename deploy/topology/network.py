@@ -180,10 +180,20 @@ class Network:
     def tree(self, source: str, *, through: frozenset[NodeId] | None = None) -> Tree:
         """The shortest paths from a vertex, by numbers: of links in `links`, of vertices in
         `vertices`. `through`: the nodes that forward, instead of `forwards`."""
+        return self._routed(through).tree(self._order[source])
+
+    def route(
+        self, source: str, target: str, *, through: frozenset[NodeId] | None = None
+    ) -> Route | None:
+        """The shortest path from one vertex to another; None: there is none, or they are one."""
+        way = self._routed(through).path(self._order[source], self._order[target])
+        return Route(tuple(self.links[number] for number in way)) if way else None
+
+    def _routed(self, through: frozenset[NodeId] | None) -> Graph:
         nodes = self.forwards if through is None else through
         if nodes not in self._graphs:
             self._graphs[nodes] = self._graph(nodes)
-        return self._graphs[nodes].tree(self._order[source])
+        return self._graphs[nodes]
 
     def _graph(self, through: frozenset[NodeId]) -> Graph:
         order, routers = self._order, {*self.bridges, *through}

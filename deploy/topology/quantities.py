@@ -86,9 +86,12 @@ Moment = Annotated[
 ]
 """A time on the run clock; ns."""
 
+duration: Final = _within(parse_duration, "0ms", "720h", above=True)
+"""What a `Duration` is read with; raises ValueError."""
+
 Duration = Annotated[
     int,
-    BeforeValidator(_within(parse_duration, "0ms", "720h", above=True)),
+    BeforeValidator(duration),
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": _TIME, "examples": ["60s"], "title": "duration"}),
 ]
@@ -168,6 +171,21 @@ Queue = Annotated[
     ),
 ]
 """Bytes of packets that wait; one packet at least."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(_within(parse_size, "1B", "1024GiB")),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": _pattern("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
+            "examples": ["359336B"],
+            "title": "size",
+        }
+    ),
+]
+"""Bytes of a message."""
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]

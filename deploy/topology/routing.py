@@ -10,7 +10,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
+_TREES_MAX: Final = 64
+"""Trees that are kept for `Graph.path`."""
 Edge = tuple[int, int, int]
 """Target, weight, and the number of the link."""
 
@@ -62,21 +66,44 @@ class Graph:
         self._leaving = leaving
         self._weighted = weighted
         self._kept: dict[int, Tree] = {}
+        self._newest = lru_cache(maxsize=_TREES_MAX)(self._made)
 
     def tree(self, source: int) -> Tree:
         """The shortest paths from a vertex to all that it can reach."""
-        only = self._leaving[source][0] if len(self._leaving[source]) == 1 else None
-        if only is None or not self._forwards[only[0]]:
+        only = self._only(source)
+        if only is None:
             return self._made(source)
-        # All that hang on one switch by one link share its tree: no path leads back through them.
         via, _, number = only
-        if via not in self._kept:
-            self._kept[via] = self._made(via)
-        shared = self._kept[via]
+        shared = self._shared(via)
         before, link = list(shared.before), list(shared.link)
         before[via], link[via] = source, number
         before[source] = link[source] = -1
         return Tree([source, *(v for v in shared.order if v != source)], before, link)
+
+    def path(self, source: int, target: int) -> list[int]:
+        """The numbers of the links on the shortest path; none if there is none. For single paths,
+        of which a tree has many."""
+        only = self._only(source)
+        if source == target:
+            return []
+        if only is None:
+            return self._newest(source).path(target)
+        via, _, number = only
+        rest = self._shared(via).path(target)
+        return [number, *rest] if rest or via == target else []
+
+    def _only(self, source: int) -> Edge | None:
+        """The one link that leaves a vertex, if it leads to one that forwards.
+
+        All that hang on one switch by one link share its tree: no path leads back through them.
+        """
+        edges = self._leaving[source]
+        return edges[0] if len(edges) == 1 and self._forwards[edges[0][0]] else None
+
+    def _shared(self, via: int) -> Tree:
+        if via not in self._kept:
+            self._kept[via] = self._made(via)
+        return self._kept[via]
 
     def _made(self, source: int) -> Tree:
         return self._by_weight(source) if self._weighted else self._by_links(source)

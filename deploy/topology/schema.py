@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from deploy.topology.model import TopologyFile
+from deploy.topology.presets import PRESETS
 from node import algorithms
 from node.training import catalog
 
@@ -18,8 +19,11 @@ def schema() -> dict[str, Any]:
     """JSON Schema (2020-12), with the algorithms, data sets and models that are known here."""
     made = TopologyFile.model_json_schema(by_alias=True)
     parts = made["$defs"]
-    parts["Training"]["properties"]["dataset"]["enum"] = list(catalog.DATASETS)
-    parts["Training"]["properties"]["model"]["enum"] = list(catalog.MODELS)
+    training = parts["Training"]["properties"]
+    training["dataset"]["enum"] = list(catalog.DATASETS)
+    own = {"type": "string", "pattern": f"^{catalog.OWN_MODEL.pattern}$"}
+    training["model"]["anyOf"] = [{"enum": list(catalog.MODELS)}, own]
+    training["preset"]["anyOf"][0]["enum"] = list(PRESETS)
     parts["Algorithm"] = _algorithm(parts["Algorithm"], parts)
     made["required"].remove("name")  # the file's own name is the default
     heading = {

@@ -8,12 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticKnownError
 
-from deploy.topology.quantities import Accuracy, Chance, Count, Duration, NotNegative, Positive
+from deploy.topology.presets import PRESETS
+from deploy.topology.quantities import (
+    Accuracy,
+    Chance,
+    Count,
+    Duration,
+    NotNegative,
+    Positive,
+    Size,
+)
 from node import algorithms, config
-from node.config import Pacing, Unreachable
+from node.config import Pacing, TrainingConfig, Unreachable
 from node.training import catalog
 from node.units import SECOND
 
@@ -57,21 +66,30 @@ class Algorithm(Strict):
 class Partition(Strict):
     """How the training samples are dealt out to the nodes."""
 
-    kind: Literal["iid", "shards", "dirichlet"] = "iid"
-    """iid: evenly. shards: sorted by label, cut, dealt. dirichlet: label shares drawn per node."""
+    kind: Literal["iid", "shards", "dirichlet", "user"] = "iid"
+    """iid: evenly. shards: sorted by label, cut, dealt. dirichlet: label shares drawn per node.
+    user: all samples of some users; a node is tested on its own users' alone."""
     shards: Count = 2
     """shards: pieces that a node gets."""
     alpha: Positive = 0.5
     """dirichlet: concentration; small is skewed."""
 
 
+def _model(name: str) -> str:
+    """A model of ours, or a user's own."""
+    known = _one_of(lambda: (*catalog.MODELS, "module:function"))
+    return name if catalog.OWN_MODEL.fullmatch(name) else known(name)
+
+
 class Training(Strict):
     """What is learnt, and how."""
 
+    preset: Annotated[str, AfterValidator(_one_of(lambda: tuple(PRESETS)))] | None = None
+    """A published set-up: what stands here for keys that the file leaves out."""
     dataset: Annotated[str, AfterValidator(_one_of(lambda: catalog.DATASETS))] = "digits"
     """Name of a data set."""
-    model: Annotated[str, AfterValidator(_one_of(lambda: catalog.MODELS))] = "mlp"
-    """Name of a model."""
+    model: Annotated[str, AfterValidator(_model)] = "mlp"
+    """Name of a model, or a function of your own, module:function."""
     batch_size: Count = 16
     """Samples in a training step."""
     learning_rate: Positive = 0.1
@@ -83,9 +101,22 @@ class Training(Strict):
     partition: Partition = Partition()
     """How the training samples are dealt out."""
     data_dir: str | None = None
-    """Folder of a data set that is not embedded; relative to the topology file."""
+    """Folder (or file) of a data set that is not embedded; relative to the topology file."""
+    context: Count = TrainingConfig().context
+    """text: characters of a piece."""
     evaluate_every: Count = 1
     """Rounds between two evaluations on the test set."""
+    test_samples: Count | None = None
+    """As many samples of the test set are evaluated, the same for all nodes; default all."""
+    message_size: Size | None = None
+    """In virtual time a whole model counts for so many bytes on the links; default what it has."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, given: Any) -> Any:
+        """What the preset says, under what the file says."""
+        preset = given.get("preset") if isinstance(given, dict) else None
+        return {**PRESETS[preset], **given} if preset in PRESETS else given
 
 
 class Stop(Strict):

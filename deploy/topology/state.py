@@ -42,8 +42,9 @@ class NetworkState:
         base: the network of the file.
         altered: links that are not as in the file, with what they are like.
         holds: (from, to, who holds it down).
-        absent: nodes that have not come yet, or have left: without links.
-        crashed: nodes that are dead: they forward nothing, but their links are there.
+        absent: nodes that have not come yet: without links.
+        dead: nodes that have left or crashed: they forward nothing, but their links are there, or
+            the goodbye of one that leaves would not get out, and its peers would wait for it.
         parts: of a partition, each with its nodes; empty: there is none.
     """
 
@@ -51,7 +52,7 @@ class NetworkState:
     altered: frozenset[tuple[Ends, PathSpec]] = frozenset()
     holds: frozenset[tuple[str, str, str]] = frozenset()
     absent: frozenset[NodeId] = frozenset()
-    crashed: frozenset[NodeId] = frozenset()
+    dead: frozenset[NodeId] = frozenset()
     parts: tuple[frozenset[NodeId], ...] = ()
     _made: list[Network] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -84,7 +85,7 @@ class NetworkState:
         return self._made[0]
 
     def _effective(self) -> Network:
-        if not (self.altered or self.holds or self.absent or self.crashed):
+        if not (self.altered or self.holds or self.absent or self.dead):
             return self.base
         gone = {(a, b) for a, b, _ in self.holds}
         specs = dict(self.altered)
@@ -97,7 +98,7 @@ class NetworkState:
                 spec = specs.get(ends)
                 yield link if spec is None else dataclasses.replace(link, spec=spec)
 
-        forwards = self.base.forwards - self.crashed - self.absent
+        forwards = self.base.forwards - self.dead - self.absent
         return dataclasses.replace(self.base, links=tuple(there()), forwards=forwards)
 
     def routes(self, source: NodeId) -> dict[NodeId, Route]:
@@ -131,7 +132,7 @@ class _Change:
         self._before = before
         self._altered = dict(before.altered)
         self._holds = set(before.holds)
-        self._absent, self._crashed = set(before.absent), set(before.crashed)
+        self._absent, self._dead = set(before.absent), set(before.dead)
         self._parts = before.parts
 
     def apply(self, action: Action) -> None:
@@ -164,13 +165,11 @@ class _Change:
 
     def _node(self, action: NodeAction) -> None:
         match action.verb:
-            case "leave":
-                self._absent.add(action.node)
-            case "crash":
-                self._crashed.add(action.node)
+            case "leave" | "crash":
+                self._dead.add(action.node)
             case "join" | "restart" | "return":
                 self._absent.discard(action.node)
-                self._crashed.discard(action.node)
+                self._dead.discard(action.node)
 
     def state(self) -> NetworkState:
         base = self._before.base
@@ -179,7 +178,7 @@ class _Change:
             altered=frozenset((k, s) for k, s in self._altered.items() if s != base.spec(*k)),
             holds=frozenset(self._holds),
             absent=frozenset(self._absent),
-            crashed=frozenset(self._crashed),
+            dead=frozenset(self._dead),
             parts=self._parts,
         )
 

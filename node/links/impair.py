@@ -135,6 +135,8 @@ _LACKING: Final = {
     Emulator.NFQUEUE: ("duplicate", "corrupt", "slot"),
     # A stream of frames that are delivered once, whole and in order, as TCP would.
     Emulator.APPLICATION: ("duplicate", "corrupt", "reorder", "slot", "ordered"),
+    # Messages, not packets.
+    Emulator.MODEL: ("duplicate", "corrupt", "reorder", "slot", "ordered"),
 }
 _SAID: Final = {"ordered": "jitter that changes the order of packets (`ordered: false`)"}
 

@@ -19,10 +19,20 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
+import compression  # noqa: E402
 import divshare  # noqa: E402
+import epidemic  # noqa: E402
+import single_merge  # noqa: E402
+import swift  # noqa: E402
 from study import Case, Make, Scope, Study  # noqa: E402
 
-STUDIES: dict[str, Make] = {**divshare.STUDIES}
+STUDIES: dict[str, Make] = {
+    **divshare.STUDIES,
+    **epidemic.STUDIES,
+    **single_merge.STUDIES,
+    **compression.STUDIES,
+    **swift.STUDIES,
+}
 
 
 def folder_of(results: Path, study: Study, case: Case) -> Path:

@@ -9,21 +9,20 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Final
 
 import numpy as np
+import reckon
 from study import Case
 
-from deploy.summary import mean_over_time
+from deploy.curves import Points, mean_over_time
 from node.metrics import read_events
 
-Points = list[tuple[float, float]]
 Done = Sequence[tuple[Case, Path]]
-SHARES: Final = (0.8, 0.9, 0.95)
 _FACTOR_OF_TARGET: Final = 1.0
 
 
@@ -39,12 +38,6 @@ class Measure:
     field: str
     label: str
     rises: bool
-
-    def reached(self, value: float, target: float) -> bool:
-        return value >= target if self.rises else value <= target
-
-    def best(self, values: Iterable[float]) -> float:
-        return max(values) if self.rises else min(values)
 
 
 ACCURACY: Final = Measure(field="accuracy", label="mean test accuracy of the nodes", rises=True)
@@ -68,15 +61,8 @@ class Row:
 
 def curve(folder: Path, measure: Measure) -> Points:
     """The mean over the nodes' newest values, over virtual time."""
-    nodes = {}
-    for path in sorted((folder / "nodes").glob("*.jsonl")):
-        found = [e for e in read_events(path) if e["kind"] == "evaluation"]
-        nodes[path.stem] = [{**e, "accuracy": e[measure.field]} for e in found]
-    return mean_over_time(nodes)
-
-
-def first_time(points: Points, target: float, measure: Measure) -> float:
-    return next((t for t, value in points if measure.reached(value, target)), math.inf)
+    nodes = {path.stem: list(read_events(path)) for path in (folder / "nodes").glob("*.jsonl")}
+    return mean_over_time(nodes, of=measure.field)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +97,7 @@ class Report:
             for case, points in curves.items()
             if case.series == self.baseline and case.factor == _FACTOR_OF_TARGET
         ]
-        if not base:
-            return ()
-        first, last = (fmean(points[i][1] for points in base) for i in (0, -1))
-        return tuple(first + share * (last - first) for share in SHARES)
+        return reckon.targets(base)
 
     def rows(self, curves: dict[Case, Points], targets: Sequence[float]) -> list[Row]:
         """By factor, then in the order of the series."""
@@ -128,7 +111,10 @@ class Report:
                 factor=factor,
                 final=tuple(points[-1][1] for points in every),
                 times=tuple(
-                    tuple(first_time(points, target, self.measure) for points in every)
+                    tuple(
+                        reckon.arrival(points, target, falling=not self.measure.rises)
+                        for points in every
+                    )
                     for target in targets
                 ),
             )
@@ -137,13 +123,10 @@ class Report:
             )
         ]
 
-    def ratio(self, rows: Sequence[Row], row: Row, place: int) -> float | None:
-        """The baseline's median time divided by this one's; infinite: only this one arrived."""
+    def ratio(self, rows: Sequence[Row], row: Row, place: int) -> float:
+        """See `reckon.speedup`, over the baseline at the same factor."""
         base = next((r for r in rows if (r.series, r.factor) == (self.baseline, row.factor)), None)
-        own = median(row.times[place])
-        if base is None or math.isinf(own):
-            return None
-        return median(base.times[place]) / own
+        return reckon.speedup(() if base is None else base.times[place], row.times[place])
 
     def _markdown(self, rows: Sequence[Row], targets: Sequence[float]) -> str:
         heads = [f"time to {target:.3f} (x)" for target in targets]
@@ -153,7 +136,8 @@ class Report:
         ]
         for row in rows:
             cells = [
-                f"{_seconds(median(times))} ({_times(self.ratio(rows, row, place))})"
+                f"{reckon.arrival_shown(median(times), 's')}"
+                f" ({reckon.shown(self.ratio(rows, row, place))})"
                 for place, times in enumerate(row.times)
             ]
             spread = f" ± {stdev(row.final):.3f}" if len(row.final) > 1 else ""
@@ -181,12 +165,12 @@ class Report:
                 for name in series:
                     every = [p for c, p in curves.items() if (c.series, c.factor) == (name, factor)]
                     if every:
-                        _band(axis, every, name)
+                        band(axis, every, name)
                 axis.set(title=f"straggling factor {factor:g}", xlabel="virtual time, s")
             axes[0].set(ylabel=self.measure.label)
             axes[-1].legend(fontsize=8)
 
-        _picture(path, len(factors), draw)
+        picture(path, len(factors), draw)
 
     def _ratios(self, rows: Sequence[Row], targets: Sequence[float], path: Path) -> None:
         def draw(axes: Sequence[Any]) -> None:
@@ -196,8 +180,8 @@ class Report:
                         (row.factor, ratio)
                         for row in rows
                         if row.series == name
-                        and (ratio := self.ratio(rows, row, place)) is not None
-                        and math.isfinite(ratio)
+                        and math.isfinite(ratio := self.ratio(rows, row, place))
+                        and ratio > 0
                     ]
                     if found:
                         axis.plot(*zip(*found, strict=True), marker="o", label=name)
@@ -206,10 +190,10 @@ class Report:
             axes[0].set(ylabel=f"time of {self.baseline} / own time")
             axes[0].legend(fontsize=8)
 
-        _picture(path, len(targets), draw)
+        picture(path, len(targets), draw)
 
 
-def _picture(path: Path, columns: int, draw: Callable[[Sequence[Any]], None]) -> None:
+def picture(path: Path, columns: int, draw: Callable[[Sequence[Any]], None]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -224,7 +208,7 @@ def _picture(path: Path, columns: int, draw: Callable[[Sequence[Any]], None]) ->
     pyplot.close(figure)
 
 
-def _band(axis: Any, every: Sequence[Points], name: str) -> None:
+def band(axis: Any, every: Sequence[Points], name: str) -> None:
     """The mean over the seeds, and from the least to the most of them."""
     end = min(points[-1][0] for points in every)
     begin = max(points[0][0] for points in every)
@@ -234,11 +218,3 @@ def _band(axis: Any, every: Sequence[Points], name: str) -> None:
     axis.fill_between(
         grid, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2
     )
-
-
-def _seconds(value: float) -> str:
-    return "never" if math.isinf(value) else f"{value:.1f} s"
-
-
-def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else "∞" if math.isinf(ratio) else f"{ratio:.2f}"

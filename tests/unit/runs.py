@@ -54,21 +54,29 @@ def node_events(name: str, *, rounds: int = 2, start: float = 0.0) -> list[Event
         t = start + number + 1.0
         made += [
             event(name, "round", t, round=number, loss=1.0 / (number + 1), steps=2),
-            event(name, "aggregate", t, round=number, fragments=3, age_mean=1.0 + number),
+            event(
+                name, "aggregate", t, round=number, fragments=3, coverage=0.5, age_mean=1.0 + number
+            ),
             event(
                 name, "evaluation", t + 0.2, round=number + 1, accuracy=0.5 + 0.4 * number, loss=0.5
             ),
         ]
-    counts = {"model_sent": 1000, "model_delivered": 900, "model_received": 950}
+    counts: dict[str, Any] = {"model_sent": 1000, "model_delivered": 900, "model_received": 950}
     counts |= {
         "sync_sent": 20,
         "control_sent": 50,
         "cancelled": 100,
         "wire_tx": 1200,
         "wire_rx": 1100,
+        "kinds": {"fragment": {"sent": 1000, "delivered": 900, "cancelled": 100, "lost": 7}},
     }
     end = start + rounds + 0.3
-    return [*made, event(name, "bytes", end, **counts), event(name, "finish", end, reason="rounds")]
+    return [
+        *made,
+        event(name, "idle", end, seconds=0.25),
+        event(name, "bytes", end, **counts),
+        event(name, "finish", end, reason="rounds"),
+    ]
 
 
 def coordinator_events(*, reason: str = "rounds", error: str | None = None) -> list[Event]:
@@ -85,7 +93,7 @@ def coordinator_events(*, reason: str = "rounds", error: str | None = None) -> l
         event(who, "phase", phase="running"),
         *done,
         event(who, "stop", wall=WALL + 2.6, reason=reason),
-        event(who, "merged", wall=WALL + 2.7, accuracy=0.95, loss=0.3),
+        event(who, "merged", wall=WALL + 2.7, accuracy=0.95, loss=0.3, distance=1.5),
         event(who, "finish", wall=WALL + 2.8, reason=reason, error=error),
     ]
 

@@ -20,7 +20,7 @@ RING = str(ROOT / "topologies" / "ring.yaml")
 VERBS = {
     "up", "down", "status", "logs", "wait", "validate", "render", "build", "schema", "doctor",
     "results", "link", "partition", "heal", "kill", "pause", "resume", "restart", "add", "remove",
-    "verify", "convert", "paths", "timeline",
+    "verify", "convert", "paths", "timeline", "sim", "compare", "replay", "check-algorithm",
 }  # fmt: skip
 
 

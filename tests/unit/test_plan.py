@@ -15,7 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.plan import BackendKind, Plan, addresses_needed, make_plan, plan_from_json, plan_json
+from deploy.places import addresses_needed
+from deploy.plan import BackendKind, Plan, make_plan, plan_from_json, plan_json
 from deploy.topology import Topology, load_topology, parse_topology
 from node.config import AccessLink, Deadlines, Emulator, LinkPolicy, PathSpec
 from node.core.ids import COORDINATOR, NodeId

@@ -1,0 +1,81 @@
+"""Epidemic Learning against D-PSGD on a static graph, for the same bytes (de Vos et al., NeurIPS
+2023).
+
+Both send s models a node and round: D-PSGD to the s neighbours of a random regular graph that
+stays, Epidemic Learning to s nodes that are drawn anew. So rounds count bytes, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from claims import ACCURACY, Claim, Key, Report
+from common import CIFAR10, DIGITS, Task, topology
+from study import Case, Make, Scope, Study
+
+DEGREES: Final = {"small": 4, "paper": 7}
+TASKS: Final = {
+    "small": Task(nodes=32, rounds=100, local_steps=10, evaluate_every=1, training=DIGITS),
+    "paper": Task(nodes=96, rounds=1000, local_steps=10, evaluate_every=20, training=CIFAR10),
+}
+PARTITION: Final = {"kind": "dirichlet", "alpha": 0.1}
+
+
+def _series(degree: int) -> Mapping[str, tuple[Mapping[str, Any], Any]]:
+    """Algorithm and overlay of each."""
+    epidemic = {"name": "epidemic", "degree": degree}
+    regular = {"shape": "random-regular", "degree": degree}
+    return {
+        "dpsgd": ({"name": "dpsgd"}, regular),
+        "el-local": ({**epidemic, "variant": "local"}, "full"),
+        "el-oracle": ({**epidemic, "variant": "oracle"}, "full"),
+    }
+
+
+def _claims(degree: int) -> list[Claim]:
+    base: Key = ("dpsgd", degree)
+    claims = []
+    for name in ("el-local", "el-oracle"):
+        own: Key = (name, degree)
+        claims += [
+            Claim(
+                says=f"{name}: rounds of D-PSGD to its own 90 % / own rounds (paper: up to 1.7)",
+                of=lambda seed, own=own: seed.speedup(base, own, 1),
+                least=1.1,
+            ),
+            Claim(
+                says=f"{name}: accuracy above D-PSGD's, in points (paper: up to 2.2)",
+                of=lambda seed, own=own: 100 * (seed.at(own, ACCURACY) - seed.at(base, ACCURACY)),
+                least=0.0,
+            ),
+        ]
+    return claims
+
+
+def _study(scope: Scope) -> Study:
+    name = f"epidemic-{scope.scale}"
+    degree, task = DEGREES[scope.scale], TASKS[scope.scale]
+    cases = [
+        Case(
+            series=series,
+            factor=degree,
+            seed=seed,
+            topology=topology(
+                name,
+                scope=scope,
+                seed=seed,
+                task=task,
+                partition=PARTITION,
+                algorithm=algorithm,
+                overlay=overlay,
+            ),
+        )
+        for seed in scope.seeds
+        for series, (algorithm, overlay) in _series(degree).items()
+    ]
+    report = Report(baseline=("dpsgd", degree), claims=_claims(degree))
+    return Study(name=name, cases=cases, report=report.write)
+
+
+STUDIES: Final[dict[str, Make]] = {"epidemic": _study}
