@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from node.config import Pacing, PathSpec
 from node.core.effects import ConnectEdges, DropQueued, InFlight, Send
-from node.core.events import EdgeSettled, Sent
+from node.core.events import EdgeSettled, Event, PeerChange, PeerChanged, Sent
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
 from node.core.outbox import BACKGROUND_SHARE, Outbox, Outgoing, Priority, chunk_bytes, window_bytes
 from node.sim.interfaces import Sharing
 from node.sim.wire import Parcel, head_bytes
 from node.units import MILLISECOND, SECOND
-from tests.sim.lines import DEADLINES, TEN_MBIT, A, B, C, D, Lines, View, control, model
+from tests.sim.lines import DEADLINES, TEN_MBIT, A, B, C, D, Lines, Station, View, control, model
 
 RATE = 10_000_000
 DELAY = 10 * MILLISECOND
@@ -408,6 +408,28 @@ def test_a_life_that_ended_in_a_cut_is_found_out_when_the_cut_is_over() -> None:
     lines.run(2 * SECOND)
     assert [change for _, _, change in lines.at[A].changes()] == ["lost", "connected"]
     assert lines.at[B].mesh.stream_up(A)
+
+
+class Greeter(Station):
+    """Says something to every peer as soon as there is a stream."""
+
+    def from_mesh(self, event: Event) -> None:
+        super().from_mesh(event)
+        if isinstance(event, PeerChanged) and event.change is PeerChange.CONNECTED:
+            self.send(event.peer, control("hello"))
+
+
+def test_what_is_said_at_the_first_moment_of_a_stream_arrives() -> None:
+    lines = Lines(View(), nodes=(A, B))
+    for name in (A, B):
+        lines.at[name].mesh.close()
+    lines.run(SECOND)
+    for name in (A, B):
+        lines.at[name] = Greeter(lines.network, name, pacing=Pacing.PARALLEL, unheard=frozenset())
+    lines.at[A].mesh.connect([B])
+    lines.run(SECOND)
+    for name in (A, B):
+        assert [kind for _, kind in lines.at[name].received()] == ["hello"]
 
 
 def test_a_node_that_stands_still_hears_everything_afterwards() -> None:

@@ -201,8 +201,8 @@ def test_a_node_that_left_or_crashed_returns() -> None:
         " {at: 6s, return: n-2}]"
     )
     topology = read(RING, events)
-    reach = {at: "n-1" in state.routes(topology.nodes[1].name) for at, _, state in states(topology)}
-    assert [reach[at * SECOND] for at in (0, 1, 2, 5, 6)] == [True, False, False, True, True]
+    dead = {at // SECOND: sorted(state.dead) for at, _, state in states(topology)}
+    assert dead == {0: [], 1: ["n-1"], 2: ["n-1", "n-2"], 5: ["n-2"], 6: []}
     verbs = [(a.node, a.verb) for a in planned(topology).actions]
     assert verbs == [("n-1", "leave"), ("n-2", "crash"), ("n-1", "return"), ("n-2", "return")]
 

@@ -1,0 +1,264 @@
+"""scripts/reproduce: targets and ratios, figures of runs, claims, and that its files are right."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from deploy.plan import BackendKind, make_plan
+from deploy.topology import parse_topology
+
+FOLDER = Path(__file__).parents[2] / "scripts" / "reproduce.d"
+RISING = [(0.0, 0.1), (1.0, 0.5), (2.0, 0.5), (3.0, 0.9)]
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Mapping[str, ModuleType]]:
+    """The scripts' modules, which import each other by their bare names."""
+    names = [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem != "__main__"]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield {name: importlib.import_module(name) for name in names}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+# Pure parts ---------------------------------------------------------------------------------------
+
+
+def test_targets_are_shares_of_the_way_from_the_mean_first_to_the_mean_last(
+    scripts: Mapping[str, ModuleType],
+) -> None:
+    curves = [[(0.0, 0.1), (1.0, 0.8)], [(0.0, 0.3), (5.0, 0.6)]]
+    assert scripts["reckon"].targets(curves, (0.5, 1.0)) == pytest.approx((0.45, 0.7))
+    assert scripts["reckon"].targets([], (0.5,)) == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "falling", "expected"),
+    [(0.5, False, 1.0), (0.05, False, 0.0), (0.91, False, math.inf), (0.1, True, 0.0)],
+)
+def test_arrival_is_the_first_time_at_the_target_and_infinite_without_one(
+    scripts: Mapping[str, ModuleType], target: float, falling: bool, expected: float
+) -> None:
+    assert scripts["reckon"].arrival(RISING, target, falling=falling) == expected
+
+
+def test_a_loss_reaches_its_target_from_above(scripts: Mapping[str, ModuleType]) -> None:
+    falling = [(0.0, 2.0), (1.0, 1.0), (2.0, 0.4)]
+    assert scripts["reckon"].arrival(falling, 0.5, falling=True) == 2.0
+    assert scripts["reckon"].arrival(falling, 0.3, falling=True) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "expected"),
+    [
+        ([30.0, 10.0, 20.0], [10.0], 2.0),
+        ([math.inf], [10.0], math.inf),
+        ([10.0], [math.inf], 0.0),
+        ([10.0, math.inf, math.inf], [10.0], math.inf),
+        ([0.0], [0.0], math.inf),
+    ],
+)
+def test_speedup_divides_medians_and_knows_never(
+    scripts: Mapping[str, ModuleType], base: list[float], own: list[float], expected: float
+) -> None:
+    assert scripts["reckon"].speedup(base, own) == expected
+
+
+@pytest.mark.parametrize(("base", "own"), [([math.inf], [math.inf]), ([], [1.0]), ([1.0], [])])
+def test_speedup_is_unknown_where_nothing_tells(
+    scripts: Mapping[str, ModuleType], base: list[float], own: list[float]
+) -> None:
+    assert math.isnan(scripts["reckon"].speedup(base, own))
+
+
+def test_numbers_in_tables(scripts: Mapping[str, ModuleType]) -> None:
+    reckon = scripts["reckon"]
+    assert [reckon.shown(v) for v in (1.234, math.inf, math.nan)] == ["1.23", "∞", "-"]
+    assert [reckon.arrival_shown(v, "s") for v in (1.25, math.inf)] == ["1.2 s", "never"]
+
+
+def test_a_round_counts_once_all_nodes_have_evaluated_it(
+    scripts: Mapping[str, ModuleType],
+) -> None:
+    def told(round_: int, accuracy: float) -> dict[str, Any]:
+        return {"kind": "evaluation", "round": round_, "accuracy": accuracy}
+
+    nodes = {"a": [told(0, 0.1), told(2, 0.4), told(4, 0.8)], "b": [told(0, 0.3), told(2, 0.6)]}
+    assert scripts["claims"].by_round(nodes) == [(0, pytest.approx(0.2)), (2, pytest.approx(0.5))]
+
+
+# Claims -------------------------------------------------------------------------------------------
+
+
+def _held(scripts: Mapping[str, ModuleType], values: list[float], least: float) -> str:
+    claims = scripts["claims"]
+    column = claims.Column(label="x", of=lambda run: 0.0)
+    claim = claims.Claim(says="it is so", of=lambda s: s.at(("one", 1.0), column), least=least)
+    row = claim.held([claims.Figures(values={("one", 1.0): {"x": value}}) for value in values])
+    return str(row)
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "row"),
+    [
+        ([1.0, 3.0, 2.0], 2.0, "| it is so | 2.00 | 2.00 (1.00 to 3.00) | yes |"),
+        ([1.0, 3.0, 1.9], 2.0, "| it is so | 2.00 | 1.90 (1.00 to 3.00) | no |"),
+        ([1.0, math.inf, math.inf], 2.0, "| it is so | 2.00 | ∞ (1.00 to ∞) | yes |"),
+        ([math.nan, 5.0], 2.0, "| it is so | 2.00 | 5.00 (5.00 to 5.00) | yes |"),
+        ([math.nan], 2.0, "| it is so | 2.00 | - | not known |"),
+    ],
+)
+def test_a_claim_holds_by_the_median_of_the_seeds_that_know(
+    scripts: Mapping[str, ModuleType], values: list[float], least: float, row: str
+) -> None:
+    assert _held(scripts, values, least) == row
+
+
+def test_a_figure_of_a_run_that_is_missing_is_unknown(scripts: Mapping[str, ModuleType]) -> None:
+    claims = scripts["claims"]
+    seed = claims.Figures(values={}, arrivals={("base", 1.0): [3.0]})
+    assert math.isnan(seed.at(("own", 1.0), claims.ACCURACY))
+    assert math.isnan(seed.speedup(("base", 1.0), ("own", 1.0), 0))
+
+
+# From run folders to tables -----------------------------------------------------------------------
+
+
+def _folder(at: Path, curve: list[tuple[int, float]], *, sent: int) -> Path:
+    """What a simulation of two nodes leaves, as far as reports read it."""
+    (at / "nodes").mkdir(parents=True)
+    for node, shift in (("a", -0.1), ("b", 0.1)):
+        lines = [
+            {"t": 2.0 * r, "kind": "evaluation", "round": r, "accuracy": value + shift, "loss": 1.0}
+            for r, value in curve
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (at / "nodes" / f"{node}.jsonl").write_text(text)
+    summary = {"bytes": {"model": sent}, "nodes": {"a": {}, "b": {}}}
+    (at / "summary.json").write_text(json.dumps(summary))
+    return at
+
+
+def _case(scripts: Mapping[str, ModuleType], series: str, seed: int) -> Any:
+    return scripts["study"].Case(series=series, factor=1.0, seed=seed, topology={})
+
+
+def test_a_report_from_run_folders(scripts: Mapping[str, ModuleType], tmp_path: Path) -> None:
+    claims = scripts["claims"]
+    base, own = ("base", 1.0), ("own", 1.0)
+    report = claims.Report(
+        baseline=base,
+        claims=[
+            claims.Claim(says="sooner", of=lambda seed: seed.speedup(base, own, 0), least=1.5),
+            claims.Claim(says="at all", of=lambda seed: seed.speedup(base, own, 1), least=1.5),
+        ],
+        shares=(0.5, 1.0),
+    )
+    done = []
+    for seed in (1, 2):
+        slow = [(0, 0.2), (1, 0.3), (2, 0.4), (3, 0.8)]
+        fast = [(0, 0.2), (1, 0.6), (2, 0.7), (3, 0.75)]
+        for series, curve in (("base", slow), ("own", fast)):
+            folder = _folder(tmp_path / f"{series}-{seed}", curve, sent=4_000_000)
+            done.append((_case(scripts, series, seed), folder))
+    text = report.write(done, tmp_path / "report")
+    assert text.splitlines() == [
+        "| series | seeds | final accuracy | worst node | MB a node | rounds to 0.500 |"
+        " rounds to 0.800 |",
+        "|---|---|---|---|---|---|---|",
+        "| base | 2 | 0.800 ± 0.000 | 0.700 ± 0.000 | 2.00 ± 0.00 | 3 | 3 |",
+        "| own | 2 | 0.750 ± 0.000 | 0.650 ± 0.000 | 2.00 ± 0.00 | 1 | never |",
+        "",
+        "| claim | at least | median (range) over seeds | holds |",
+        "|---|---|---|---|",
+        "| sooner | 1.50 | 3.00 (3.00 to 3.00) | yes |",
+        "| at all | 1.50 | 0.00 (0.00 to 0.00) | no |",
+    ]
+    assert (tmp_path / "report" / "over-rounds.png").stat().st_size > 0
+
+
+def test_along_bytes_a_curve_ends_at_what_a_node_sent(
+    scripts: Mapping[str, ModuleType], tmp_path: Path
+) -> None:
+    claims = scripts["claims"]
+    folder = _folder(tmp_path / "run", [(0, 0.2), (2, 0.4), (4, 0.8)], sent=8_000_000)
+    run = claims.Run(folder=folder)
+    points = [(0.0, 0.2), (2.0, 0.4), (4.0, 0.8)]
+    assert run.curve(claims.Axis.MEGABYTES) == [pytest.approx(point) for point in points]
+
+
+def test_divshare_report_says_never(scripts: Mapping[str, ModuleType], tmp_path: Path) -> None:
+    figures = scripts["figures"]
+    done = []
+    for series, last in (("base", 0.8), ("own", 0.4)):
+        curve = [(0, 0.2), (1, 0.3), (2, last)]
+        done.append((_case(scripts, series, 7), _folder(tmp_path / series, curve, sent=2)))
+    report = figures.Report(baseline="base", measure=figures.ACCURACY)
+    rows = report.write(done, tmp_path / "report").splitlines()
+    assert rows[2].startswith("| 1 | base | 1 | 0.800 | 4.0 s (1.00)")
+    assert rows[3] == "| 1 | own | 1 | 0.400 | never (0.00) | never (0.00) | never (0.00) |"
+    table = (tmp_path / "report" / "table.csv").read_text().splitlines()
+    assert table[2] == "1.0,own,7,0.4000,inf,inf,inf"
+
+
+# Interrupted and failed simulations ---------------------------------------------------------------
+
+
+def _main(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The command itself; it puts its folder on Python's path."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location("reproduce_main", FOLDER / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_run_has_a_verdict_once_it_has_no_checkpoint_left(
+    scripts: Mapping[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = _main(monkeypatch)
+    assert main.verdict(tmp_path) is None
+    (tmp_path / "verdict.json").write_text('{"verdict": "invalid"}')
+    assert main.verdict(tmp_path) == "invalid"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000001.snapshot").write_bytes(b"")
+    assert main.verdict(tmp_path) is None
+    assert main.resumable(tmp_path)
+
+
+# The studies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+@pytest.mark.parametrize("study", ["epidemic", "single_merge", "compression", "swift", "divshare"])
+def test_every_case_of_a_study_is_a_topology(
+    scripts: Mapping[str, ModuleType], study: str, scale: str, tmp_path: Path
+) -> None:
+    scope = scripts["study"].Scope(scale=scale, seeds=[1, 2], data=tmp_path)
+    for make in scripts[study].STUDIES.values():
+        made = make(scope)
+        names = [case.name for case in made.cases]
+        assert len(set(names)) == len(names)
+        for case in made.cases:
+            if case.seed == 1:
+                topology = parse_topology(
+                    json.dumps(case.topology).encode(), path=Path(f"{case.name}.yaml")
+                )
+                plan = make_plan(topology, run_id="r", backend=BackendKind.SIM)
+                assert plan.seed == 1
