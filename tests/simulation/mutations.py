@@ -64,9 +64,9 @@ def _no_own_round(opened: Any) -> Any:
 def _former_payloads(open_: Any) -> Any:
     """What came in the round before is still there when the next one opens."""
 
-    def mutated(self: Any, round_: int, attempt: int, peers: Any) -> None:
+    def mutated(self: Any, round_: int, attempt: int, peers: Any, *, expected: Any) -> None:
         former = self.__dict__.get("_former", {})
-        open_(self, round_, attempt, peers)
+        open_(self, round_, attempt, peers, expected=expected)
         for sender in self._open.waiting & former.keys():
             self._open.received[sender] = former[sender]
             self._open.waiting.discard(sender)
