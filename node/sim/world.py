@@ -33,8 +33,12 @@ from node.units import MILLISECOND, SECOND, Nanos, format_duration
 
 AHEAD_NS: Final = 300 * MILLISECOND
 """The coordinator knows of a planned action this much earlier, as in containers."""
-_TICK_SHARE: Final = 1_000
-"""At most so many `bytes` records a node, and `consensus` records, in a run's time limit."""
+_RESOLUTION: Final = 100
+"""`bytes` and `consensus` records are a hundredth of the time apart that has gone by: a long run has
+a few hundred of them, and its beginning is told as finely as that of a short one."""
+_BYTES_NS: Final = SECOND
+_MERGE_NS: Final = 200 * MILLISECOND
+"""They are this far apart at least."""
 _SLICE: Final = 1_000
 """Events between two looks at whether the run is over."""
 _MARGIN_NS: Final = 30 * SECOND
@@ -123,7 +127,6 @@ class World:
         self.lines = {name: Line(self, name) for name in config.members}
         self.hosts: dict[NodeId, NodeHost] = {}
         self.coordinator = CoordinatorHost(self, config)
-        self.tick_ns: Nanos = max(SECOND, config.stop.time_ns // _TICK_SHARE)
         self._limit = _limit_ns(config.deadlines, config.stop.time_ns, config.rounds)
         self._stopped: set[NodeId] = set()
         """Who was stopped on purpose."""
@@ -154,7 +157,7 @@ class World:
         for name in self.setting.nodes:
             if name not in self.setting.coordinator.standby:
                 self._start(name)
-        self.queue.after(self.tick_ns, self._tick)
+        self.queue.after(_BYTES_NS, self._tick)
 
     def run(self, *, until: Nanos | None = None, events: int | None = None) -> None:
         """Go on until the run is over, or one of the bounds is met; always between two events.
@@ -302,7 +305,7 @@ class World:
             if not host.gone:
                 host.tick()
         self.coordinator.flush_refusals()
-        self.queue.after(self.tick_ns, self._tick)
+        self.queue.after(max(_BYTES_NS, self.now // _RESOLUTION), self._tick)
 
     # --- the mean of all models
 
@@ -313,7 +316,8 @@ class World:
         if self._evaluations < count or self.now < earliest:
             return
         models = [host.machine.parameters for host in self.hosts.values() if host.takes_part]
-        self._evaluations, self._merge_at = 0, (len(models), self.now + self.tick_ns)
+        pause = max(_MERGE_NS, self.now // _RESOLUTION)
+        self._evaluations, self._merge_at = 0, (len(models), self.now + pause)
         due = self.now + EVALUATION_NS
         merged = merge(models)
         self._numbers += 1
