@@ -42,6 +42,7 @@ PURE = (
     "node.links.report",
     "node.links.schedule",
     "node.links.sharing",
+    "node.links.sharing_arrays",
     "node.links.tc_plan",
     "node.links.window",
     "node.links.usage_wire",

@@ -1,8 +1,8 @@
 """Weighted max-min fair rates of flows that meet on links (pure).
 
 What rates are fair on an interior link that no kernel sees whole: the link agents and the model
-that `deploy verify` compares with use `max_min`, the simulator its core, `fill`. The weight of a
-path is 1/RTT, as in Kollaps (Gouveia et al., EuroSys 2020, section 4) and as TCP Reno has it.
+that `deploy verify` compares with use `max_min`, the simulator its core, `fill`, which is written
+once more for many flows in `sharing_arrays`. The weight of a path is 1/RTT, as in Kollaps (Gouveia et al., EuroSys 2020, section 4) and as TCP Reno has it.
 
 Progressive filling (Bertsekas and Gallager, Data Networks, section 6.5.2): all rates rise together,
 each in proportion to its weight, until a link is full or a demand is met; those flows stop, the
@@ -16,8 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
 
 from node.units import MILLISECOND, SECOND, Nanos
 
@@ -145,43 +143,6 @@ def fill_one(weights: Sequence[float], demands: Sequence[float], capacity: float
         free -= demands[flow]
         weight -= weights[flow]
     return rates
-
-
-def fill_many(
-    routes: Sequence[Sequence[int]],
-    weights: Sequence[float],
-    demands: Sequence[float],
-    capacities: Sequence[float],
-) -> list[float]:
-    """`fill` of many flows, in arrays: each of them crosses a link.
-
-    All that is decided is fixed at once: flows that want less than any of their links would give
-    them, and links that give all flows on them the least of what these could get. What is left
-    rises on, as in `fill`, in as many turns as bottlenecks depend on each other.
-    """
-    count = np.fromiter(map(len, routes), np.int64, len(routes))
-    link = np.fromiter((link for route in routes for link in route), np.int64, int(count.sum()))
-    flow = np.repeat(np.arange(len(routes)), count)
-    by_flow = np.concatenate(([0], np.cumsum(count)[:-1]))
-    order = np.argsort(link, kind="stable")
-    used, by_link = np.unique(link[order], return_index=True)
-    weight, free = np.asarray(weights, float), np.asarray(capacities, float).copy()
-    wanted = np.asarray(demands, float) / weight
-    rising = np.ones(len(routes), bool)
-    rates = np.zeros(len(routes))
-    while rising.any():
-        on = np.bincount(link, np.where(rising, weight, 0.0)[flow], minlength=free.size)
-        level = np.divide(np.maximum(free, 0.0), on, out=np.full(free.size, np.inf), where=on > 0)
-        given = np.minimum.reduceat(level[link], by_flow)
-        reached = np.where(rising, np.minimum(given, wanted), np.inf)
-        least = np.full(free.size, np.inf)
-        least[used] = np.minimum.reduceat(reached[flow][order], by_link)
-        full = (least == level) & (on > 0)
-        stops = rising & ((wanted <= given) | np.logical_or.reduceat(full[link], by_flow))
-        rates[stops] = (weight * reached)[stops]
-        rising &= ~stops
-        free -= np.bincount(link, np.where(stops, rates, 0.0)[flow], minlength=free.size)
-    return [float(rate) for rate in rates]
 
 
 def _check(flows: Sequence[Flow], capacities: Mapping[str, float | None]) -> None:
