@@ -2,7 +2,8 @@
 
 What rates are fair on an interior link that no kernel sees whole: the link agents and the model
 that `deploy verify` compares with use `max_min`, the simulator its core, `fill`, which is written
-once more for many flows in `sharing_arrays`. The weight of a path is 1/RTT, as in Kollaps (Gouveia et al., EuroSys 2020, section 4) and as TCP Reno has it.
+once more for many flows in `sharing_arrays`. The weight of a path is 1/RTT, as in Kollaps (Gouveia
+et al., EuroSys 2020, section 4) and as TCP Reno has it.
 
 Progressive filling (Bertsekas and Gallager, Data Networks, section 6.5.2): all rates rise together,
 each in proportion to its weight, until a link is full or a demand is met; those flows stop, the

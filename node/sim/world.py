@@ -34,8 +34,8 @@ from node.units import MILLISECOND, SECOND, Nanos, format_duration
 AHEAD_NS: Final = 300 * MILLISECOND
 """The coordinator knows of a planned action this much earlier, as in containers."""
 _RESOLUTION: Final = 100
-"""`bytes` and `consensus` records are a hundredth of the time apart that has gone by: a long run has
-a few hundred of them, and its beginning is told as finely as that of a short one."""
+"""`bytes` and `consensus` records are a hundredth of the time gone by apart: a long run has a few
+hundred of them, and its beginning is told as finely as that of a short one."""
 _BYTES_NS: Final = SECOND
 _MERGE_NS: Final = 200 * MILLISECOND
 """They are this far apart at least."""
