@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ import single_merge  # noqa: E402
 import swift  # noqa: E402
 from study import Case, Make, Scope, Study  # noqa: E402
 
+from deploy.results import RunFolder, RunState  # noqa: E402
+
 STUDIES: dict[str, Make] = {
     **divshare.STUDIES,
     **epidemic.STUDIES,
@@ -34,36 +37,57 @@ STUDIES: dict[str, Make] = {
     **swift.STUDIES,
 }
 
+RUNS = "runs"
+"""The experiment that the runs of a study are of, for `deploy`."""
+
 
 def folder_of(results: Path, study: Study, case: Case) -> Path:
-    """The run folder of a case."""
-    return results / study.name / case.name
+    """The run folder of a case. Names of runs are unique in a results folder, so each study has one
+    of its own: `<study>/{files,runs,report}`."""
+    return results / study.name / RUNS / case.name
 
 
-def ended(folder: Path) -> bool:
-    return (folder / "verdict.json").exists()
+def verdict(folder: Path) -> str | None:
+    """Of a simulation that has ended; None where there is none, or it was interrupted."""
+    file = folder / "verdict.json"
+    if resumable(folder) or not file.exists():
+        return None
+    return str(json.loads(file.read_text())["verdict"])
+
+
+def resumable(folder: Path) -> bool:
+    """Whether there is a checkpoint, which only those have that were interrupted."""
+    return any((folder / "checkpoints").glob("*"))
 
 
 def run(results: Path, study: Study, case: Case, workers: Sequence[str]) -> int:
     """Run one simulation, or go on with it; its exit status."""
     folder = folder_of(results, study, case)
     call = [sys.executable, "-m", "deploy", "sim"]
-    if (folder / "plan.json").exists():
-        call += ["--resume", f"{study.name}/{case.name}"]
+    if resumable(folder):
+        call += ["--resume", case.name]
     else:
-        files = results / f"{study.name}-files"
-        files.mkdir(parents=True, exist_ok=True)
-        file = files / f"{case.name}.yaml"
-        file.write_text(json.dumps(case.topology, indent=1) + "\n")  # YAML has JSON in it
+        if folder.exists() and RunFolder(folder).state() is RunState.ABANDONED:
+            shutil.rmtree(folder)  # it was killed before its first checkpoint
+        file = results / study.name / "files" / f"{case.name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        topology = {"name": RUNS, **case.topology}
+        file.write_text(json.dumps(topology, indent=1) + "\n")  # YAML has JSON in it
         call += [str(file), "--name", case.name]
-    call += ["--results", str(results), *workers]
-    return subprocess.run(call, cwd=ROOT, check=False).returncode
+    call += ["--results", str(results / study.name), *workers]
+    # What it prints is in the run folder: `deploy results`.
+    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # it has heard that, too, and takes a checkpoint
+            process.wait()
+            raise
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/reproduce", description=__doc__)
     parser.add_argument("study", choices=STUDIES)
-    scale = "paper: the published setting, for a GPU; small: for two cores"
+    scale = "paper: about the published setting, for a GPU; small: for two cores"
     parser.add_argument("--scale", choices=divshare.SCALES, default="small", help=scale)
     data = "folder of cifar10.zip and ratings.csv"
     parser.add_argument("--data", type=Path, default=ROOT / "data", help=data)
@@ -79,25 +103,31 @@ def main() -> int:
     )
     workers = ["--workers", options.workers] if options.workers else []
     cases = [case for case in study.cases if options.only in case.name]
-    failed = []
+    failed = False
     for number, case in enumerate(cases, 1):
-        if options.report or ended(folder_of(results, study, case)):
+        if options.report or verdict(folder_of(results, study, case)):
             continue
         begin = time.monotonic()
         print(f"{number}/{len(cases)} {case.name} ...", file=sys.stderr, flush=True)
         status = run(results, study, case, workers)
+        failed |= status != 0
         took = time.monotonic() - begin
         print(f"{case.name}: {took:.0f} s, exit status {status}", file=sys.stderr, flush=True)
-        if status:
-            failed.append(case.name)
-    done = [(case, folder_of(results, study, case)) for case in cases]
-    done = [(case, folder) for case, folder in done if ended(folder)]
-    print(f"{len(done)} of {len(cases)} simulations have ended.\n")
-    print(study.report(done, results / f"{study.name}-report"))
-    if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    folders = {case: folder_of(results, study, case) for case in cases}
+    found = {case: verdict(folder) for case, folder in folders.items()}
+    done = [(case, folders[case]) for case in cases if found[case] == "valid"]
+    print(f"{len(done)} of {len(cases)} simulations have ended and are valid.\n")
+    if done:
+        print(study.report(done, results / study.name / "report"))
+    bad = [str(folders[case]) for case in cases if found[case] not in (None, "valid")]
+    if bad:
+        remedy = "see deploy results; delete the folder to run it again"
+        print(f"not valid, and left out ({remedy}): {', '.join(bad)}", file=sys.stderr)
+    return 1 if bad or failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted: start it again with the same arguments to go on")

@@ -53,10 +53,6 @@ class Run:
         paths = sorted((self.folder / "nodes").glob("*.jsonl"))
         return {path.stem: list(read_events(path)) for path in paths}
 
-    @cached_property
-    def coordinator(self) -> list[Event]:
-        return list(read_events(self.folder / "coordinator.jsonl"))
-
     @property
     def sent_mb(self) -> float:
         """Model bytes that a node handed to the network, on average, in MB."""
@@ -165,6 +161,21 @@ class Claim:
         return f"| {self.says} | {least} | {middle} ({low} to {high}) | {verdict} |"
 
 
+def sooner(says: str, *, base: Key, own: Key, target: int, least: float) -> Claim:
+    """How many times sooner one reaches the target (its place in the list) than another."""
+    return Claim(says=says, of=lambda seed: seed.speedup(base, own, target), least=least)
+
+
+def ahead(says: str, *, base: tuple[Key, Column], own: tuple[Key, Column], least: float) -> Claim:
+    """How many points one accuracy is above another."""
+    return Claim(says=says, of=lambda seed: 100 * (seed.at(*own) - seed.at(*base)), least=least)
+
+
+def quotient(says: str, *, of: tuple[Key, Column], by: tuple[Key, Column], least: float) -> Claim:
+    """One figure divided by another."""
+    return Claim(says=says, of=lambda seed: seed.at(*of) / (seed.at(*by) or math.nan), least=least)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a study comes to.
@@ -184,7 +195,7 @@ class Report:
     shares: Sequence[float] = (0.8, 0.9)
 
     def write(self, done: figures.Done, folder: Path) -> str:
-        """Write `over-<axis>.png` and `figures.json` into the folder; the tables in Markdown."""
+        """Write `over-<axis>.png` into the folder; the tables in Markdown."""
         runs = {case: Run(folder=run) for case, run in done}
         curves = {case: points for case, run in runs.items() if (points := run.curve(self.axis))}
         base = [p for case, p in curves.items() if (case.series, case.factor) == self.baseline]

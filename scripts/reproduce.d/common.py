@@ -45,7 +45,6 @@ LINK: Final[Mapping[str, Any]] = {"rate": "50mbit", "delay": "1ms"}
 
 
 def topology(
-    name: str,
     *,
     scope: Scope,
     seed: int,
@@ -62,7 +61,6 @@ def topology(
     """
     data = {} if task.training["dataset"] == "digits" else {"data_dir": str(scope.data)}
     return {
-        "name": name,
         "seed": seed,
         "nodes": {"n": {"replicas": task.nodes, "compute": {"step": STEP}}},
         "network": {"shape": "star", "link": dict(LINK)},

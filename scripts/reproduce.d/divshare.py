@@ -87,13 +87,12 @@ ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
 BASELINE: Final = "adpsgd-bounded"
 
 
-def _topology(name: str, scale: Scale, scope: Scope, series: str, factor: float, seed: int) -> Any:
+def _topology(scale: Scale, scope: Scope, series: str, factor: float, seed: int) -> Any:
     """The topology file of one case: a switch, and half the nodes behind slow links."""
     round_s = DEGREE * scale.model_bytes * 8 / (FAST_MBIT * 1e6) / BUSY
     step = f"{round_s / scale.local_steps * 1e6:.0f}us"
     slow = f"{FAST_MBIT * 1e3 / factor:.0f}kbit"
     return {
-        "name": name,
         "seed": seed,
         "nodes": {
             "fast": {"replicas": NODES // 2, "compute": {"step": step}},
@@ -112,29 +111,27 @@ def _topology(name: str, scale: Scale, scope: Scope, series: str, factor: float,
     }
 
 
-def _cases(name: str, scale: Scale, scope: Scope) -> Iterator[Case]:
+def _cases(scale: Scale, scope: Scope) -> Iterator[Case]:
     """Seed by seed, so that an interrupted study has all of what it has."""
     for seed in scope.seeds:
         for factor in FACTORS:
             for series in ALGORITHMS:
-                topology = _topology(name, scale, scope, series, factor, seed)
+                topology = _topology(scale, scope, series, factor, seed)
                 yield Case(series=series, factor=factor, seed=seed, topology=topology)
 
 
 def _cifar(scope: Scope) -> Study:
-    name = f"divshare-cifar10-{scope.scale}"
     return Study(
-        name=name,
-        cases=tuple(_cases(name, _CIFAR_SCALES[scope.scale], scope)),
+        name=f"divshare-cifar10-{scope.scale}",
+        cases=tuple(_cases(_CIFAR_SCALES[scope.scale], scope)),
         report=figures.Report(baseline=BASELINE, measure=figures.ACCURACY).write,
     )
 
 
 def _movielens(scope: Scope) -> Study:
-    name = f"divshare-movielens-{scope.scale}"
     return Study(
-        name=name,
-        cases=tuple(_cases(name, _MOVIE_SCALES[scope.scale], scope)),
+        name=f"divshare-movielens-{scope.scale}",
+        cases=tuple(_cases(_MOVIE_SCALES[scope.scale], scope)),
         report=figures.Report(baseline=BASELINE, measure=figures.RMSE).write,
     )
 

@@ -49,12 +49,14 @@ class Row:
     """One series at one factor, over its seeds.
 
     Args:
+        seeds: of which there is a curve.
         final: the last value of each seed's curve.
         times: for each target the time of each seed, infinite where it was never reached.
     """
 
     series: str
     factor: float
+    seeds: tuple[int, ...]
     final: tuple[float, ...]
     times: tuple[tuple[float, ...], ...]
 
@@ -101,19 +103,20 @@ class Report:
 
     def rows(self, curves: dict[Case, Points], targets: Sequence[float]) -> list[Row]:
         """By factor, then in the order of the series."""
-        groups: dict[tuple[float, str], list[Points]] = {}
+        groups: dict[tuple[float, str], dict[int, Points]] = {}
         for case, points in curves.items():
-            groups.setdefault((case.factor, case.series), []).append(points)
+            groups.setdefault((case.factor, case.series), {})[case.seed] = points
         order = list(dict.fromkeys(case.series for case in curves))
         return [
             Row(
                 series=series,
                 factor=factor,
-                final=tuple(points[-1][1] for points in every),
+                seeds=tuple(every),
+                final=tuple(points[-1][1] for points in every.values()),
                 times=tuple(
                     tuple(
                         reckon.arrival(points, target, falling=not self.measure.rises)
-                        for points in every
+                        for points in every.values()
                     )
                     for target in targets
                 ),
@@ -152,9 +155,9 @@ class Report:
             writer = csv.writer(file)
             writer.writerow(["factor", "series", "seed", "final", *(f"{t:.4f}" for t in targets)])
             for row in rows:
-                for seed, final in enumerate(row.final):
-                    times = [f"{times[seed]:.3f}" for times in row.times]
-                    writer.writerow([row.factor, row.series, seed + 1, f"{final:.4f}", *times])
+                for place, (seed, final) in enumerate(zip(row.seeds, row.final, strict=True)):
+                    times = [f"{times[place]:.3f}" for times in row.times]
+                    writer.writerow([row.factor, row.series, seed, f"{final:.4f}", *times])
 
     def _curves(self, curves: dict[Case, Points], path: Path) -> None:
         factors = sorted({case.factor for case in curves})
@@ -213,7 +216,9 @@ def band(axis: Any, every: Sequence[Points], name: str) -> None:
     end = min(points[-1][0] for points in every)
     begin = max(points[0][0] for points in every)
     grid = np.linspace(begin, end, 200)
-    values = np.array([np.interp(grid, *zip(*points, strict=True)) for points in every])
+    values = np.array(
+        [np.interp(grid, [t for t, _ in points], [v for _, v in points]) for points in every]
+    )
     (line,) = axis.plot(grid, values.mean(axis=0), label=name)
     axis.fill_between(
         grid, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2

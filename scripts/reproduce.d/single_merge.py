@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from claims import ACCURACY, SENT, Axis, Claim, Column, Key, Report, Run
+from claims import ACCURACY, SENT, Axis, Claim, Column, Key, Report, Run, ahead, quotient
 from common import CIFAR10, DIGITS, Task, topology
 from study import Case, Make, Scope, Study
 
@@ -48,27 +48,29 @@ def _algorithm(r: float, task: Task) -> dict[str, Any]:
 def _claims(dense: Key) -> list[Claim]:
     none, some = ((SERIES, r) for r in SPARSE)
     return [
-        Claim(
-            says="the merged model of r = 0.2 / all-reduce (paper: comes close to server-based)",
-            of=lambda seed: seed.at(some, MERGED) / seed.at(dense, MERGED),
+        quotient(
+            "the merged model of r = 0.2 / that of all-reduce",
+            of=(some, MERGED),
+            by=(dense, MERGED),
             least=0.85,
         ),
-        Claim(
-            says="what the merge adds to the local models of r = 0.2, in points",
-            of=lambda seed: 100 * (seed.at(some, MERGED) - seed.at(some, LOCAL)),
+        ahead(
+            "what the merge adds to the nodes' models at r = 0.2, in points",
+            base=(some, LOCAL),
+            own=(some, MERGED),
             least=20.0,
-            form=".1f",
         ),
-        Claim(
-            says="merged r = 0.2 / merged r = 0 (paper: little gossip keeps models mergeable)",
-            of=lambda seed: seed.at(some, MERGED) / seed.at(none, MERGED),
+        quotient(
+            "the merged model of r = 0.2 / that of r = 0",
+            of=(some, MERGED),
+            by=(none, MERGED),
             least=2.0,
         ),
     ]
 
 
 def _study(scope: Scope) -> Study:
-    name, task = f"single-merge-{scope.scale}", TASKS[scope.scale]
+    task = TASKS[scope.scale]
     dense: Key = (SERIES, task.nodes - 1)
     cases = [
         Case(
@@ -76,7 +78,6 @@ def _study(scope: Scope) -> Study:
             factor=r,
             seed=seed,
             topology=topology(
-                name,
                 scope=scope,
                 seed=seed,
                 task=task,
@@ -90,7 +91,7 @@ def _study(scope: Scope) -> Study:
     ]
     columns = (LOCAL, MERGED, SENT)
     report = Report(baseline=dense, claims=_claims(dense), columns=columns, factor="r", shares=())
-    return Study(name=name, cases=cases, report=report.write)
+    return Study(name=f"single-merge-{scope.scale}", cases=cases, report=report.write)
 
 
 STUDIES: Final[dict[str, Make]] = {"single-merge": _study}

@@ -1,4 +1,4 @@
-"""The last command of docs/adding-an-algorithm.md: an algorithm of another package, in containers."""
+"""The last command of docs/adding-an-algorithm.md: an algorithm of another package in containers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["reader"]
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("image")]
 
 
-def test_an_algorithm_of_one_s_own_runs_in_containers(reader: Reader) -> None:  # noqa: F811
+def test_an_algorithm_of_one_s_own_runs_in_containers(reader: Reader) -> None:
     page = GUIDE.read_text()
     for name, text in FILE.findall(page):
         (reader.folder / name).write_text(text)

@@ -135,6 +135,21 @@ def test_a_figure_of_a_run_that_is_missing_is_unknown(scripts: Mapping[str, Modu
     assert math.isnan(seed.speedup(("base", 1.0), ("own", 1.0), 0))
 
 
+def test_points_ahead_and_quotients(scripts: Mapping[str, ModuleType]) -> None:
+    claims = scripts["claims"]
+    own, base = (("own", 1.0), claims.ACCURACY), (("base", 1.0), claims.ACCURACY)
+    ahead = claims.ahead("ahead", base=base, own=own, least=0.0)
+    quotient = claims.quotient("quotient", of=own, by=base, least=0.0)
+
+    def seed(of_own: float, of_base: float) -> Any:
+        label = claims.ACCURACY.label
+        return claims.Figures(values={own[0]: {label: of_own}, base[0]: {label: of_base}})
+
+    assert ahead.of(seed(0.9, 0.6)) == pytest.approx(30)
+    assert quotient.of(seed(0.9, 0.6)) == pytest.approx(1.5)
+    assert math.isnan(quotient.of(seed(0.9, 0.0)))
+
+
 # From run folders to tables -----------------------------------------------------------------------
 
 
