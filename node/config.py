@@ -103,10 +103,6 @@ class PathSpec:
     queue_bytes: int | None = None
     slot: Slot | None = None
 
-    def __hash__(self) -> int:
-        """Of what mostly tells paths apart: the simulator looks up thousands a second by it."""
-        return hash((self.rate_bps or 0, self.delay_ns))
-
     @property
     def loss_rate(self) -> float:
         """Share of packets lost in the long run, in bursts and otherwise."""

@@ -65,6 +65,8 @@ PURE = (
     "node.sim.fate",
     "node.sim.lanes",
     "node.sim.outgoing",
+    "node.sim.send_queue",
+    "node.sim.window",
     "node.sim.meter",
     "node.sim.mesh",
     "node.sim.compute",

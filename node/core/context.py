@@ -37,8 +37,7 @@ class PeerSetting:
     """What does not change while a peer runs.
 
     Args:
-        peers: neighbours in the overlay.
-        peers: neighbours, in name order.
+        peers: neighbours in the overlay, in natural order.
         members: number of nodes in the run.
         evaluate_every: rounds between two evaluations.
         samples: this node's training samples.
@@ -64,6 +63,8 @@ class PeerContext:
 
     def __init__(self, *, setting: PeerSetting, parameters: Vector, exchange: Exchange) -> None:
         self._setting = setting
+        self._near = tuple(sorted(setting.peers))
+        """To look a neighbour up; a set would be four times as large."""
         self._exchange = exchange
         self.parameters = parameters
         self.aggregated: tuple[int, Vector] = (0, parameters)
@@ -151,9 +152,8 @@ class PeerContext:
     def send(
         self, target: NodeId, message: PeerMessage, *, key: str, supersedes: bool = False
     ) -> None:
-        peers = self._setting.peers
-        place = bisect_left(peers, target)  # a set would be four times as large
-        if place == len(peers) or peers[place] != target:
+        place = bisect_left(self._near, target)
+        if place == len(self._near) or self._near[place] != target:
             raise ValueError(f"{target!r} is not a neighbour of {self.me!r}")
         self.effects.append(Send(target=target, message=message, key=key, supersedes=supersedes))
 

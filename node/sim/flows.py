@@ -17,7 +17,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from node.links.sharing import fill, fill_many, fill_one
+from node.links.sharing import fill, fill_one
+from node.links.sharing_arrays import fill_many
 from node.sim.queue import EventQueue
 from node.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 

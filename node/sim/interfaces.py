@@ -27,7 +27,8 @@ class Sharing(StrEnum):
     FAIR = "fair"
     """They share it, weighted max-min (`node.links.sharing`)."""
     NONE = "none"
-    """Nothing: each has its path's rate. Only a node's own queue is serial."""
+    """Nothing: each has its path's rate. With sequential pacing those of one node leave one at a
+    time, as over one link to all others; acknowledgements meet nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

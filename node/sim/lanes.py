@@ -47,10 +47,11 @@ class Transfer(Flow):
     Attributes:
         to: the life of a node that it is for; None: it is over.
         begun: when it began to leave.
+        owed: bytes of its acknowledgements that nothing leaves behind yet.
         lost: it will not arrive.
     """
 
-    __slots__ = ("begun", "entry", "lane", "lost", "parcel", "route", "to")
+    __slots__ = ("begun", "entry", "lane", "lost", "owed", "parcel", "route", "to")
     sender: Outgoing
 
     def __init__(
@@ -67,6 +68,7 @@ class Transfer(Flow):
         self.parcel = parcel
         self.begun = begun
         self.lost = False
+        self.owed = 0
         self.due = NEVER
         self.mark = 0
 
@@ -77,19 +79,21 @@ class Lane:
     Attributes:
         queue: those that have not begun to leave, in order.
         active: the one that is leaving.
+        held: bytes on the wire of those in the queue, where all of them have been handed out.
         awaited: a call is queued that goes on with the lane.
         window: of the message that left last.
         left: messages that have left, as far as they may not be acknowledged yet: when the last
             byte is, how many there are, ns for each.
     """
 
-    __slots__ = ("active", "awaited", "left", "priority", "queue", "window")
+    __slots__ = ("active", "awaited", "held", "left", "priority", "queue", "window")
 
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
         self.queue: deque[Entry] = deque()
         self.active: Transfer | None = None
         self.awaited = False
+        self.held = 0
         self.window = 0
         self.left: deque[tuple[Nanos, int, float]] = deque()
 

@@ -43,6 +43,7 @@ class Route:
     """What paths of one kind mean to what is sent over them.
 
     Attributes:
+        kind: the specifications, there and back.
         demand: bit/s at most.
         ns_per_byte: at that rate.
         delay, back: one-way, there and back; trip: both.
@@ -55,8 +56,8 @@ class Route:
     """
 
     __slots__ = (
-        "_parcels", "_scale", "alone", "back", "chunk", "delay", "demand", "fate", "ns_per_byte",
-        "ordered", "trip", "weight", "window",
+        "_parcels", "_scale", "alone", "back", "chunk", "delay", "demand", "fate", "kind",
+        "ns_per_byte", "ordered", "trip", "weight", "window",
     )  # fmt: skip
 
     def __init__(self, out: PathSpec, back: PathSpec, *, scale: tuple[int, int]) -> None:
@@ -72,6 +73,7 @@ class Route:
         self.weight = weight_of(trip)
         self.window = window_bytes(out, back)
         self.chunk = chunk_bytes(self.window)
+        self.kind = (out, back)
         self._scale = scale
         self.alone = Way(self, ())
         self._parcels: dict[tuple[str, int, int], Parcel] = {}
@@ -143,9 +145,9 @@ class Network:
         self.seed = seed
         self.ways_max = WAYS_MAX[sharing]
         self._view = view
-        self._sharing = sharing
+        self.sharing = sharing
         self._scale = (message_bytes or model_bytes, model_bytes)
-        self._routes: dict[tuple[PathSpec, PathSpec], Route] = {}
+        self._routes: dict[tuple[int | None, ...], list[Route]] = {}
         self._links: dict[str, Link] = {}
         self.nowhere = Route(PathSpec(rate_bps=1), PathSpec(), scale=self._scale).alone
         """The way of what nobody will get."""
@@ -164,13 +166,21 @@ class Network:
         back = self._view.path(names[target], names[source])
         if out is None or back is None:
             return None
-        kind = (out.spec, back.spec)
-        route = self._routes.get(kind)
-        if route is None:
-            route = self._routes[kind] = Route(*kind, scale=self._scale)
-        if self._sharing is Sharing.NONE:
+        route = self._route(out.spec, back.spec)
+        if self.sharing is Sharing.NONE:
             return route.alone
         return Way(route, tuple([self._link(name) for name in dict.fromkeys(out.links)]))
+
+    def _route(self, out: PathSpec, back: PathSpec) -> Route:
+        """One object for all paths alike."""
+        # To hash all of a specification costs more than all the rest.
+        key = (out.rate_bps, out.delay_ns, back.rate_bps, back.delay_ns)
+        alike = self._routes.setdefault(key, [])
+        for route in alike:
+            if route.kind == (out, back):
+                return route
+        alike.append(Route(out, back, scale=self._scale))
+        return alike[-1]
 
     def _link(self, name: str) -> Link:
         link = self._links.get(name)

@@ -1,28 +1,29 @@
-"""What one life of a node sends (pure): its send queue, and its messages on their way.
+"""What one life of a node sends (pure): its messages on their way.
 
-The rules are those of `node.core.outbox` at the level of messages: one at a time in queue order
-(sequential pacing), or one at a time to each peer (parallel). Chunks are not made: a message leaves
-as one fluid, and a background message beside others has `BACKGROUND_SHARE` of the rate instead of
-every so many chunks.
+Chunks are not made: a message leaves as one fluid, and a background message beside others has
+`BACKGROUND_SHARE` of the rate instead of every so many chunks.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from node.config import Pacing
-from node.core.effects import DropQueued, InFlight, Send
-from node.core.events import Received, SendFailed, Sent
+from node.core.effects import Send
+from node.core.events import Received, Sent
 from node.core.messages import Delivery, PeerMessage
 from node.core.outbox import BACKGROUND_SHARE, Priority
 from node.core.rng import stream
+from node.sim.flows import NEVER
 from node.sim.lanes import Entry, Lane, Transfer
-from node.sim.meter import HELD_MAX, Meter
-from node.units import SECOND, Nanos, format_duration
+from node.sim.meter import HELD_MAX
+from node.sim.send_queue import SendQueue
+from node.sim.window import Window
+from node.units import SECOND, Nanos
 
 if TYPE_CHECKING:
     from node.sim.mesh import Mesh
@@ -34,7 +35,7 @@ _CONTROL: Final = Priority.CONTROL
 _new: Final = tuple.__new__
 
 
-class Outgoing:
+class Outgoing(SendQueue):
     """See the module.
 
     Args:
@@ -44,41 +45,21 @@ class Outgoing:
     def __init__(
         self, mesh: Mesh, network: Network, *, pacing: Pacing, unheard: frozenset[type]
     ) -> None:
-        self.meter = Meter()
-        self._mesh = mesh
-        self._network = network
-        self._queue = network.queue
-        self._flows = network.flows
+        super().__init__(mesh, network, pacing=pacing)
         self._tells_sent = Sent not in unheard
         self._up = mesh.up
         self._ways = mesh.ways
-        self._lanes: dict[int, Lane] = {}
-        """By `_lane_of`."""
-        self._first: Lane | None = None
-        """With sequential pacing, that of all model messages."""
-        self._stride = 0 if pacing is Pacing.SEQUENTIAL else 2
-        self._waiting: dict[int, list[Entry]] = {}
-        """What is for those to whom there is no stream."""
-        self._expiries: dict[int, int] = {}
-        """Of those, which call will give it up."""
-        self._flying: dict[Transfer, None] = {}
-        """What has begun to leave and has not arrived."""
         self._blocked: list[Entry] = []
         """Control messages for those to whom the stream is cut."""
         self._control = Lane(_CONTROL)
-        self._background = False
-        """There has been a background message."""
         self._uneven = False
         """Delays may have become shorter: the order of messages has to be seen to."""
         self._numbers = 0
-        self._calls = 0
         self._control_free: Nanos = 0
         """When the last control message has left."""
         self._last: dict[int, Nanos] = {}
         """When the last message arrives, where paths do not keep their order by themselves."""
         self._rng: np.random.Generator | None = None
-
-    # --- the queue
 
     def send(self, effect: Send, priority: Priority) -> None:
         """See `Mesh.send`."""
@@ -97,6 +78,10 @@ class Outgoing:
             self._wait(entry)
         elif priority is _CONTROL:
             self._send_control(entry)
+        elif self._window is not None and priority is _MODEL:
+            self._window.queue.append(entry)
+            if len(self._window.queue) == 1:
+                self._hand_out(self._window)
         else:
             lane = self._first if priority is _MODEL else None
             if lane is None:
@@ -105,87 +90,34 @@ class Outgoing:
             if lane.active is None:
                 self._next(lane)
 
-    def drop(self, effect: DropQueued) -> None:
-        """See `Mesh.drop`."""
-        prefix, abort = effect.key_prefix, effect.in_flight is InFlight.ABORT
-        self._take_back(lambda key, _: key.startswith(prefix), begun=abort)
-        if abort:
-            for lane in self._lanes.values():
-                active = lane.active
-                if active is None or lane.priority is not _MODEL:
-                    continue
-                if active.entry.effect.key.startswith(prefix):
-                    self._cut_off(lane, active)
-
-    def queued_model_bytes(self) -> int:
-        """See `Mesh.queued_model_bytes`."""
-        return sum(self._values(e) for e in self._queued() if e.priority is not _BACKGROUND)
-
-    def _values(self, entry: Entry) -> int:
-        return self._network.stands_for(entry.message.model_bytes)
-
-    def _queued(self) -> list[Entry]:
-        queues: list[Iterable[Entry]] = [lane.queue for lane in self._lanes.values()]
-        return [entry for queue in (*queues, *self._waiting.values()) for entry in queue]
-
-    def _supersede(self, target: int, key: str) -> None:
-        self._take_back(lambda other, of: of == target and other == key, begun=False)
-
-    def _take_back(self, unwanted: Callable[[str, int], bool], *, begun: bool) -> None:
-        """Cancel messages that wait.
-
-        Args:
-            unwanted: by key and target.
-            begun: also those that have begun to leave.
-        """
-        for lane in self._lanes.values():
-            if lane.priority is not _MODEL or not lane.queue:
-                continue
-            lane.queue, waiting = deque(), lane.queue
-            written = self._written(lane, waiting)
-            for entry in waiting:
-                gone = next(written, 0)
-                if unwanted(entry.effect.key, entry.target) and (begun or not gone):
-                    self.meter.cancelled(entry.message.kind, max(0, self._values(entry) - gone))
-                else:
-                    lane.queue.append(entry)
-        for target, entries in self._waiting.items():
-            keep = []
-            for entry in entries:
-                if entry.priority is _MODEL and unwanted(entry.effect.key, target):
-                    self.meter.cancelled(entry.message.kind, self._values(entry))
-                else:
-                    keep.append(entry)
-            self._waiting[target] = keep
-
-    def _written(self, lane: Lane, waiting: Iterable[Entry]) -> Iterator[int]:
-        """How many bytes of the first messages that wait were handed to the transport by now."""
-        ways = ((self._mesh.way(entry.target) or self._network.nowhere, entry) for entry in waiting)
-        sizes = ((way.route, way.route.parcel(entry.message).message) for way, entry in ways)
-        return iter(lane.begun(self._flows, self._queue.now, sizes))
-
-    def _cut_off(self, lane: Lane, active: Transfer) -> None:
-        """Of what is leaving, only what was handed to the transport leaves, in vain."""
-        handed = lane.handed(self._flows)
-        left, parcel = self._flows.left(active), active.parcel
-        unsent = int(max(0.0, left - handed) * parcel.values / parcel.wire)
-        active.lost = True
-        self._flying.pop(active, None)
-        self.meter.cut_off(active.entry.message.kind, unsent)
-        self._flows.resize(active, left=handed)
-
-    def _lane_of(self, priority: Priority, target: int) -> Lane:
-        """Where a message waits: one lane for all peers, or one for each, for either priority."""
-        key = self._stride * target + (priority is _BACKGROUND)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(priority)
-            self._background = self._background or priority is _BACKGROUND
-            if key == 0:
-                self._first = lane if not self._stride else None
-        return lane
-
     # --- messages on their way
+
+    def _hand_out(self, window: Window) -> None:
+        """Begin with the messages that the window has room for."""
+        now, network = self._queue.now, self._network
+        while window.queue and not self._mesh.frozen:
+            entry = window.queue[0]
+            route = (self._mesh.way(entry.target) or network.nowhere).route
+            parcel = route.parcel(entry.message)
+            at = window.room_for(route, parcel, now)
+            if at > now:
+                if at < window.look:
+                    window.look = at
+                    self._queue.at(at, self._look, window)
+                return
+            window.queue.popleft()
+            window.begin(entry, route, parcel, now)
+            self.meter.sent[parcel] += 1
+            lane = self._lane_of(_MODEL, entry.target)
+            lane.queue.append(entry)
+            lane.held += parcel.wire
+            if lane.active is None:
+                self._next(lane)
+
+    def _look(self, window: Window) -> None:
+        if window.look == self._queue.now:
+            window.look = NEVER
+            self._hand_out(window)
 
     def _next(self, lane: Lane) -> None:
         """Begin with the next message of a lane, if nothing is in the way."""
@@ -208,21 +140,33 @@ class Outgoing:
         lane.queue.popleft()
         parcel = route.parcel(entry.message)
         to = network.lives[target]
-        if to is not None and not to.up[self._mesh.place]:
+        if to is not None and not to.up[self.place]:
             to = None
         transfer = Transfer(self, lane, entry, to, route, parcel, way.links, now)
         lane.active = transfer
         self._flying[transfer] = None
-        self.meter.sent[parcel] += 1
+        size: float = parcel.wire
+        window = self._window
+        if window is None or lane.priority is not _MODEL:
+            self.meter.sent[parcel] += 1
+        else:
+            transfer.begun = window.under_way[entry.number][2]
+            lane.held -= parcel.wire
+            if parcel.message > route.chunk:
+                window.parted[transfer] = None
+            size += self._acks(transfer)
         quiet = not (self._background or network.cuts)
         demand = route.demand if quiet else self._demand(transfer)
-        self._flows.begin(transfer, size=parcel.wire, demand=demand)
+        self._flows.begin(transfer, size=size, demand=demand)
         if self._background:
             self._balance()
 
     def _go_on(self, lane: Lane) -> None:
-        lane.awaited = False
-        self._next(lane)
+        if isinstance(lane, Window):
+            self._hand_out(lane)
+        else:
+            lane.awaited = False
+            self._next(lane)
 
     def _life(self, target: int) -> Mesh | None:
         """The life that a stream leads to; None: it is over."""
@@ -256,17 +200,23 @@ class Outgoing:
         """All of a message has left."""
         lane, route, now = transfer.lane, transfer.route, self._queue.now
         lane.active = None
-        lane.window = route.window
-        left = lane.left
-        while left and left[0][0] <= now:
-            left.popleft()
-        left.append((now + route.trip, transfer.parcel.wire, route.ns_per_byte))
+        if self._window is None:
+            lane.window = route.window
+            left = lane.left
+            while left and left[0][0] <= now:
+                left.popleft()
+            left.append((now + route.trip, transfer.parcel.wire, route.ns_per_byte))
+        elif transfer.lost:
+            # What was cut off is acknowledged as far as it was handed out.
+            self._queue.at(now + route.trip, self._freed, transfer)
         if route.fate is None and not self._uneven and not transfer.lost:
             self._queue.at(now + route.delay, self.arrived, transfer)
         elif not transfer.lost:
             self._fly(transfer, now)
         if lane.queue:
             self._next(lane)
+        elif self._window is not None and lane.active is None:
+            self._lanes.pop(self._stride * transfer.entry.target, None)
         if self._background:
             self._balance()
 
@@ -305,17 +255,22 @@ class Outgoing:
         entry, parcel = transfer.entry, transfer.parcel
         if self._flying.pop(transfer, self) is None:
             acked = self._queue.now + transfer.route.back
+            if self._window is not None:
+                # Behind what there is for this end.
+                acked += to.outgoing.ahead_ns(self.place)
             times = self.meter.times
             times.append((parcel, acked - entry.entered, transfer.begun - entry.entered))
             if len(times) >= HELD_MAX:
                 self.meter.add_up()
-            if self._tells_sent:
+            if self._tells_sent or self._window is not None:
                 self._queue.at(acked, self._acknowledged, transfer)
         to.outgoing.meter.received[parcel] += 1
         to.host.from_mesh(Received(sender=self._mesh.me, message=entry.message))
 
     def _acknowledged(self, transfer: Transfer) -> None:
         entry = transfer.entry
+        if self._window is not None:
+            self._freed(transfer)
         if self._tells_sent:
             self._mesh.tell(
                 Sent(
@@ -324,6 +279,14 @@ class Outgoing:
                     model_bytes=transfer.parcel.values,
                 )
             )
+
+    def _freed(self, transfer: Transfer) -> None:
+        """What there was of a message is acknowledged, which leaves room for others."""
+        window = self._window
+        assert window is not None
+        window.parted.pop(transfer, None)
+        if window.ended(transfer.entry.number) and window.queue:
+            self._hand_out(window)
 
     def _send_control(self, entry: Entry) -> None:
         """Control messages overtake others, and take their time from them."""
@@ -349,11 +312,35 @@ class Outgoing:
 
     def ahead_ns(self, target: int) -> Nanos:
         """How long what was handed to the transport for a peer is in front of what follows."""
+        if self._window is not None:
+            active = self.leaving(target)
+            if active is None or not active.rate:
+                return 0
+            ahead = min(self._flows.left(active) + active.lane.held, active.route.window)
+            return round(ahead * 8 * SECOND / active.rate)
         for lane in self._lanes.values():
             active = lane.active
             if active is not None and active.entry.target == target and active.rate:
                 return round(lane.handed(self._flows) * 8 * SECOND / active.rate)
         return 0
+
+    def leaving(self, target: int) -> Transfer | None:
+        """The model message that is leaving to a peer, where each peer has a lane of its own."""
+        lane = self._lanes.get(self._stride * target)
+        return None if lane is None else lane.active
+
+    def _acks(self, transfer: Transfer) -> float:
+        """A message begins, whose acknowledgements take their time from what the peer sends here;
+        returns how many bytes of others are in front of it for what came before."""
+        to = transfer.to
+        back = None if to is None else to.outgoing.leaving(self.place)
+        if back is None:
+            transfer.owed = transfer.parcel.back
+            return 0.0
+        left = self._flows.left(back)
+        self._flows.resize(back, left=left + transfer.parcel.back)
+        owed, back.owed = back.owed, 0
+        return owed * min(1.0, left / back.parcel.wire)
 
     # --- streams and paths that come and go
 
@@ -364,11 +351,14 @@ class Outgoing:
         for entry in self._waiting.pop(target, ()):
             if entry.priority is _CONTROL:
                 self._send_control(entry)
+            elif self._window is not None and entry.priority is _MODEL:
+                changed.setdefault(self._window, []).append(entry)
             else:
                 changed.setdefault(self._lane_of(entry.priority, target), []).append(entry)
         for lane, entries in changed.items():
             lane.queue = deque(sorted((*lane.queue, *entries)))
-            self._next(lane)
+        for lane in changed:
+            self._go_on(lane)
 
     def lost(self, target: int, reason: str) -> None:
         """The stream to a peer is no more: what it may lack failed, what has not begun waits."""
@@ -381,20 +371,25 @@ class Outgoing:
                 self._flows.stop(transfer)
         blocked = [entry for entry in self._blocked if entry.target == target]
         self._blocked = [entry for entry in self._blocked if entry.target != target]
-        for lane in self._lanes.values():
+        begun: Iterable[Entry] = ()
+        if self._window is not None:
+            lane = self._lanes.pop(self._stride * target, None)
+            begun = () if lane is None else lane.queue
+            self._window.forget(target)
+        for lane in self._all_lanes():
             stay = [entry for entry in lane.queue if entry.target != target]
             if len(stay) < len(lane.queue):
                 for entry in lane.queue:
                     if entry.target == target:
                         self._wait(entry)
                 lane.queue = deque(stay)
-        for entry in (*(transfer.entry for transfer in failed), *blocked):
+        for entry in (*(transfer.entry for transfer in failed), *begun, *blocked):
             self._failed(entry, reason)
 
     def go_on(self) -> None:
         """Nothing is in the way any more."""
-        for lane in list(self._lanes.values()):
-            self._next(lane)
+        for lane in self._all_lanes():
+            self._go_on(lane)
 
     def stalled(self, target: int) -> None:
         """A pair is cut: what is leaving to it stands still, and all that is behind it."""
@@ -432,35 +427,13 @@ class Outgoing:
 
     def close(self) -> None:
         """The process died: what has not left never will."""
-        for lane in self._lanes.values():
+        for lane in self._all_lanes():
             lane.queue.clear()
             if lane.active is not None:
                 lane.active.lost = True
                 self._flows.stop(lane.active)
         self._waiting.clear()
         self._expiries.clear()
-
-    def _wait(self, entry: Entry) -> None:
-        """Until there is a stream, or it has taken too long."""
-        self._waiting.setdefault(entry.target, []).append(entry)
-        if entry.target not in self._expiries:
-            self._calls += 1
-            self._expiries[entry.target] = self._calls
-            limit = self._mesh.deadlines.peer_ns
-            self._queue.after(limit, self._expire, entry.target, self._calls)
-
-    def _expire(self, target: int, call: int) -> None:
-        if self._expiries.get(target) != call:
-            return
-        del self._expiries[target]
-        wait = format_duration(self._mesh.deadlines.peer_ns)
-        for entry in self._waiting.pop(target, ()):
-            self._failed(entry, f"out of reach for {wait}")
-
-    def _failed(self, entry: Entry, reason: str) -> None:
-        self.meter.lost(entry.message.kind, self._values(entry))
-        effect = entry.effect
-        self._mesh.tell(SendFailed(target=effect.target, key=effect.key, reason=reason))
 
 
 def _is_datagram(transfer: Transfer) -> bool:

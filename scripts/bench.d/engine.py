@@ -28,7 +28,7 @@ MEMORY_KIB = 100
 def started(nodes: int, sharing: Sharing, **others: object) -> Bed:
     made = bed(nodes, sharing, **others)  # type: ignore[arg-type]
     made.queue.run(until=SECOND + _WARM * ROUND_NS)
-    gc.freeze()  # as `deploy sim` does: what is there stays
+    gc.freeze()  # what is there stays, and need not be looked at again and again
     return made
 
 

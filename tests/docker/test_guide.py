@@ -1,4 +1,4 @@
-"""The last command of docs/adding-an-algorithm.md: an algorithm of another package in containers."""
+"""The last command of docs/adding-an-algorithm.md: somebody else's algorithm, in containers."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.links.sharing import Flow as Demand
-from node.links.sharing import fill, fill_many, fill_one, max_min
+from node.links.sharing import fill, fill_one, max_min
+from node.links.sharing_arrays import fill_many
 from node.sim.flows import GROUP, NEVER, PAUSE, Flow, Flows, Link, pause
 from node.sim.queue import EventQueue
 from node.units import SECOND
