@@ -115,7 +115,10 @@ def test_a_node_hangs(deploy: Deploy) -> None:
 def test_the_coordinator_is_removed(deploy: Deploy) -> None:
     """One that is only killed is started again: tests/docker/test_signaling.py."""
     with deploy.training(name="headless") as process:
+        # Removing is killing first: who looks in between sees one that was only killed.
+        process.send_signal(signal.SIGSTOP)
         deploy.container("headless", "coordinator").remove(force=True)
+        process.send_signal(signal.SIGCONT)
         done = end(process)
     assert done.status == 1
     assert "the coordinator ended unexpectedly (it is gone)" in done.out
