@@ -64,6 +64,8 @@ def mean_over_time(
         else:
             mean.tell(name, value)
             if (now := mean.value) is not None:
+                if points and points[-1][0] == t:
+                    points.pop()  # of a part of those who tell at this time
                 points.append((t, now))
     return points
 

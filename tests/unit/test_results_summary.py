@@ -147,6 +147,17 @@ def test_equal_accuracies_have_exactly_that_mean() -> None:
     assert first_time(mean_over_time(nodes), 0.9) == 1.0
 
 
+def test_evaluations_of_one_instant_are_one_point() -> None:
+    """Or a part of the nodes could reach a target that their mean never does."""
+    told = {"a": [(1.0, 0.5), (2.0, 1.0)], "b": [(1.0, 0.5), (2.0, 0.25)]}
+    nodes = {
+        name: [event(name, "evaluation", t, accuracy=accuracy) for t, accuracy in points]
+        for name, points in told.items()
+    }
+    assert mean_over_time(nodes) == [(1.0, 0.5), (2.0, 0.625)]
+    assert first_time(mean_over_time(nodes), 0.7) is None
+
+
 @settings(deadline=None)
 @given(
     st.lists(
