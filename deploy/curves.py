@@ -55,7 +55,7 @@ def mean_over_time(
             steps.append((spell.until_s, _ENDS, name, 0.0))
         steps += [(t, _TELLS, name, value) for t, value in evaluations(events, of=of)]
     mean = _Mean()
-    points = []
+    points: Points = []
     for t, what, name, value in sorted(steps):
         if what == _ENDS:
             mean.leave(name)
