@@ -58,7 +58,7 @@ _CIFAR_SCALES: Final = {
     "small": Scale(
         local_steps=8,
         rounds=400,
-        evaluate_every=10,
+        evaluate_every=5,
         model_bytes=GN_LENET,
         training={**_CIFAR, "model": "gn-lenet-small", "test_samples": 500},
     ),
@@ -84,6 +84,14 @@ ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
     "adpsgd-paper": {"name": "adpsgd"},
     "swift-paper": {"name": "swift"},
 }
+PACING: Final = "parallel"
+"""As the artifact's sockets: its send queue empties into one connection for each peer, and they
+race. One at a time, a whole model for a straggler would hold up all that follow it."""
+OVERLAYS: Final[dict[str, Any]] = {
+    # Their own papers have graphs, not everybody: SWIFT sends its model to all neighbours.
+    "adpsgd-paper": {"shape": "random-regular", "degree": DEGREE},
+    "swift-paper": {"shape": "random-regular", "degree": DEGREE},
+}
 BASELINE: Final = "adpsgd-bounded"
 
 
@@ -99,8 +107,12 @@ def _topology(scale: Scale, scope: Scope, series: str, factor: float, seed: int)
             "slow": {"replicas": NODES // 2, "compute": {"step": step}, "link": {"rate": slow}},
         },
         "network": {"shape": "star", "link": {"rate": f"{FAST_MBIT}mbit", "delay": "1ms"}},
-        "overlay": "network",
-        "algorithm": {**ALGORITHMS[series], "local_steps": scale.local_steps},
+        "overlay": OVERLAYS.get(series, "network"),
+        "algorithm": {
+            **ALGORITHMS[series],
+            "pacing": PACING,
+            "local_steps": scale.local_steps,
+        },
         "training": {
             **scale.training,
             "data_dir": str(scope.data),
