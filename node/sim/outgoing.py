@@ -216,7 +216,9 @@ class Outgoing(SendQueue):
         if lane.queue:
             self._next(lane)
         elif self._window is not None and lane.active is None:
-            self._lanes.pop(self._stride * transfer.entry.target, None)
+            key = self._stride * transfer.entry.target
+            if self._lanes.get(key) is lane:  # and not one of background messages to this peer
+                del self._lanes[key]
         if self._background:
             self._balance()
 

@@ -174,6 +174,8 @@ class World:
             made = self.queue.run(until=until, limit=min(_SLICE, _SLICE if left is None else left))
             left = None if left is None else left - made
             if made == 0:
+                if until is None:
+                    raise RunFailed("the run hangs: nothing is left to happen, and it is not over")
                 return
             if self.now > self._limit:
                 limit = format_duration(self._limit)

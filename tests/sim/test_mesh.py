@@ -152,6 +152,18 @@ def test_background_messages_have_their_share_beside_others_and_all_of_it_alone(
     assert own == pytest.approx(began + takes(model(100_000)) + takes(background) + DELAY, rel=1e-3)
 
 
+def test_a_model_beside_a_background_message_to_the_same_peer_ends_with_its_node() -> None:
+    lines = Lines(View(), sharing=Sharing.FAIR)
+    mesh = lines.at[A].mesh
+    mesh.send(Send(target=B, message=model(100_000, kind="model")))
+    mesh.send(Send(target=B, message=model(500, kind="sync")), priority=Priority.BACKGROUND)
+    lines.run(100 * MILLISECOND)
+    assert [kind for _, kind in lines.at[B].received()] == ["sync"]
+    mesh.close()
+    lines.run(2 * SECOND)
+    assert [kind for _, kind in lines.at[B].received()] == ["sync"]
+
+
 # --- cancels
 
 

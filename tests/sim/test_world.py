@@ -254,6 +254,16 @@ def test_without_training_the_messages_are_the_same(tmp_path: Path) -> None:
     assert sent(world, log, tmp_path / "still") == trained
 
 
+def test_a_run_with_nothing_left_to_happen_is_no_endless_one(tmp_path: Path) -> None:
+    plan, timeline = plan_of(STEADY)
+    world, _ = begin(plan, timeline, tmp_path)
+    never_begun = World(
+        world.setting, timeline=timeline, trainers=Wander(), records=Records(tmp_path / "other")
+    )
+    with pytest.raises(RunFailed, match="nothing is left to happen"):
+        never_begun.run()
+
+
 # Records ------------------------------------------------------------------------------------------
 
 
