@@ -142,18 +142,23 @@ Accuracy = Annotated[
     _SHARE,
 ]
 
+
+def _size_schema(example: str) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": _pattern("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
+            "examples": [example],
+            "title": "size",
+        }
+    )
+
+
 Memory = Annotated[
     int,
     BeforeValidator(_within(parse_size, "16MiB", "4096GiB")),
     PlainSerializer(format_size, return_type=str),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": _pattern("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
-            "examples": ["512MiB"],
-            "title": "size",
-        }
-    ),
+    _size_schema("512MiB"),
 ]
 """Bytes."""
 
@@ -161,14 +166,7 @@ Queue = Annotated[
     int,
     BeforeValidator(_within(parse_size, "2kB", "1GiB")),
     PlainSerializer(format_size, return_type=str),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": _pattern("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
-            "examples": ["64KiB"],
-            "title": "size",
-        }
-    ),
+    _size_schema("64KiB"),
 ]
 """Bytes of packets that wait; one packet at least."""
 
@@ -176,14 +174,7 @@ Size = Annotated[
     int,
     BeforeValidator(_within(parse_size, "1B", "1024GiB")),
     PlainSerializer(format_size, return_type=str),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": _pattern("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
-            "examples": ["359336B"],
-            "title": "size",
-        }
-    ),
+    _size_schema("359336B"),
 ]
 """Bytes of a message."""
 

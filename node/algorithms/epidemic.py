@@ -39,7 +39,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from node.algorithms.averaging import weighted_mix
-from node.algorithms.rounds import Rounds
+from node.algorithms.rounds import Rounds, needs_all_with_all, whole_models
 from node.core.algorithm import Context, Share
 from node.core.effects import Value
 from node.core.ids import NodeId
@@ -84,12 +84,7 @@ class Epidemic(Rounds):
 
     @classmethod
     def check_overlay(cls, config: Any, overlay: Mapping[NodeId, tuple[NodeId, ...]]) -> None:
-        for node, others in overlay.items():
-            if len(others) < len(overlay) - 1:
-                raise ValueError(
-                    f"epidemic needs an overlay of all with all; {node} has {len(others)} of "
-                    f"{len(overlay) - 1} neighbours: set `overlay: full`"
-                )
+        needs_all_with_all("epidemic", overlay)
 
     def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> Share:
         degree = self.config.degree or max(1, math.ceil(math.log2(ctx.members)))
@@ -106,14 +101,7 @@ class Epidemic(Rounds):
     def mix(
         self, ctx: Context, received: Mapping[NodeId, PeerMessage], peers: tuple[NodeId, ...]
     ) -> tuple[Vector, Mapping[str, Value]]:
-        models: list[Vector] = []
-        for peer, message in received.items():
-            part = message.part
-            if message.kind != _KIND or part is None or part.where != Whole():
-                reason = f"{message.kind}: not a whole model"
-                ctx.record("refused", {"sender": peer, "reason": reason})
-            else:
-                models.append(part.values)
+        models = whole_models(ctx, received, kind=_KIND)
         oracle = self.config.variant is Variant.ORACLE
         weight = 1 / (1 + (self._expected if oracle else len(models)))
         mixed = weighted_mix(self.model, [(weight, model) for model in models])

@@ -22,7 +22,7 @@ from node.core.algorithm import Algorithm, Context
 from node.core.effects import Value
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
-from node.core.parts import IndexSet, Indices, Part, Vector, resolve
+from node.core.parts import IndexSet, Indices, Part, Vector, Whole, resolve
 
 _KIND: Final = "model"
 
@@ -123,6 +123,30 @@ class MetropolisRounds(Rounds):
         mixed = partial_mix(self.model, [(weights[peer], *part) for peer, part in parts.items()])
         own = 1.0 - sum(weights.values())
         return mixed, {"models": len(parts), "own_weight": own}
+
+
+def needs_all_with_all(name: str, overlay: Mapping[NodeId, tuple[NodeId, ...]]) -> None:
+    """`Algorithm.check_overlay` of an algorithm whose nodes choose among all others."""
+    for node, others in overlay.items():
+        if len(others) < len(overlay) - 1:
+            raise ValueError(
+                f"{name} needs an overlay of all with all; {node} has {len(others)} of "
+                f"{len(overlay) - 1} neighbours: set `overlay: full`"
+            )
+
+
+def whole_models(
+    ctx: Context, received: Mapping[NodeId, PeerMessage], *, kind: str
+) -> list[Vector]:
+    """The models in messages of this kind, in the order of the senders; what is none is refused."""
+    models: list[Vector] = []
+    for peer, message in received.items():
+        part = message.part
+        if message.kind != kind or part is None or part.where != Whole():
+            ctx.record("refused", {"sender": peer, "reason": f"{message.kind}: not a whole model"})
+        else:
+            models.append(part.values)
+    return models
 
 
 def degree_fault(message: PeerMessage, members: int) -> str | None:

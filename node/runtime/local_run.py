@@ -20,44 +20,35 @@ from typing import Final
 from node.algorithms import CODE, make
 from node.config import NodeConfig, RoundsConfig
 from node.core.effects import (
-    AdoptModel,
-    DropFromShare,
     DropQueued,
     Effect,
     Evaluate,
     Finish,
     Offer,
-    OpenShare,
     Record,
     Send,
     ShareOver,
-    SkipShare,
     TakeSnapshot,
     Train,
 )
 from node.core.events import (
     Evaluated,
     Event,
-    Exchanged,
     Failed,
-    ModelAdopted,
     ModelSnapshot,
-    Offered,
     PeerChange,
     PeerChanged,
-    PeerDropped,
     Prepared,
     Progress,
     Received,
     RunEnded,
     SendFailed,
     Sent,
-    ShareOpened,
-    ShareSkipped,
     Started,
     StopRequested,
     Trained,
 )
+from node.core.handover import ForPeer, to_member, to_peer
 from node.core.messages import PeerMessage
 from node.core.model_sync import KINDS
 from node.core.outbox import Priority
@@ -75,8 +66,6 @@ from node.training.protocol import Trainer
 from node.units import SECOND
 from node.wire.codec import MAX_HEADER
 
-ForPeer = OpenShare | SkipShare | DropFromShare | AdoptModel | TakeSnapshot
-"""What the member machine wants of the peer machine."""
 StartTrainer = Callable[[NodeConfig, float], Awaitable[Trainer]]
 """Starts the trainer of a node, which has so many seconds to be ready."""
 _DEADLINE_SHARE: Final = 0.9
@@ -230,20 +219,14 @@ class LocalRun:
                     self._feed(PeerChanged(peer=name, change=PeerChange.LOST))
             self._feed(Started())
 
-    def order(self, effect: ForPeer) -> None:
+    def order(self, effect: ForPeer | TakeSnapshot) -> None:
         """Do what the member machine wants of the peer machine."""
         match effect:
-            case OpenShare(round=number, attempt=attempt, peers=peers):
-                self._feed(ShareOpened(round=number, attempt=attempt, peers=peers))
-            case SkipShare(round=number):
-                self._feed(ShareSkipped(round=number))
-            case DropFromShare(round=number, peer=peer):
-                self._feed(PeerDropped(round=number, peer=peer))
-            case AdoptModel(round=number, parameters=parameters):
-                self._feed(ModelAdopted(round=number, parameters=parameters))
             case TakeSnapshot(sync=sync):
                 held, model = self._peer.aggregated if self._peer is not None else (0, None)
                 self._tell(ModelSnapshot(sync=sync, held=held, parameters=model))
+            case _:
+                self._feed(to_peer(effect))
 
     def send(self, effect: Send) -> None:
         """Send a message of model sync, behind those of the algorithm."""
@@ -342,10 +325,8 @@ class LocalRun:
                 self._mesh.refused(str(fields["sender"]), str(fields["reason"]))
             case Record(kind=kind, fields=fields):
                 self._process.record(kind, fields)
-            case Offer(round=number):
-                self._tell(Offered(round=number))
-            case ShareOver(round=number, attempt=attempt, missing=missing):
-                self._tell(Exchanged(round=number, attempt=attempt, missing=missing))
+            case Offer() | ShareOver():
+                self._tell(to_member(effect))
             case Finish():
                 self._finished(effect)
             case _:

@@ -40,25 +40,20 @@ from node.core.events import (
     EdgeSettled,
     Evaluated,
     Event,
-    Exchanged,
     Failed,
-    ModelAdopted,
     ModelSnapshot,
-    Offered,
     PeerChange,
     PeerChanged,
-    PeerDropped,
     Prepared,
     Progress,
     Received,
     RunEnded,
     SendFailed,
     Sent,
-    ShareOpened,
-    ShareSkipped,
     Started,
     StopRequested,
 )
+from node.core.handover import to_member, to_peer
 from node.core.ids import COORDINATOR, NodeId
 from node.core.member import Member
 from node.core.messages import PeerMessage
@@ -285,14 +280,8 @@ class NodeHost(Process):
                 self.mesh.connect_edges(effect)
             case KeepConnected(peer=peer):
                 self.mesh.keep(peer)
-            case OpenShare(round=number, attempt=attempt, peers=peers):
-                self._feed(ShareOpened(round=number, attempt=attempt, peers=peers))
-            case SkipShare(round=number):
-                self._feed(ShareSkipped(round=number))
-            case DropFromShare(round=number, peer=peer):
-                self._feed(PeerDropped(round=number, peer=peer))
-            case AdoptModel(round=number, parameters=parameters):
-                self._feed(ModelAdopted(round=number, parameters=parameters))
+            case OpenShare() | SkipShare() | DropFromShare() | AdoptModel():
+                self._feed(to_peer(effect))
             case TakeSnapshot(sync=sync):
                 held, model = self.machine.aggregated
                 self.tell(ModelSnapshot(sync=sync, held=held, parameters=model))
@@ -374,10 +363,8 @@ class NodeHost(Process):
                 self._refuse(NodeId(str(fields["sender"])), str(fields["reason"]))
             case Record(kind=kind, fields=fields):
                 self.record(kind, fields)
-            case Offer(round=number):
-                self.tell(Offered(round=number))
-            case ShareOver(round=number, attempt=attempt, missing=missing):
-                self.tell(Exchanged(round=number, attempt=attempt, missing=missing))
+            case Offer() | ShareOver():
+                self.tell(to_member(effect))
             case Finish():
                 self._finished(effect)
             case _:
