@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from claims import ACCURACY, SENT, WORST, Axis, Claim, Key, Report, ahead, quotient, sooner
+from claims import Claim, Key, ahead, quotient, sooner
 from common import CIFAR10, DIGITS, Task, topology
+from report import Report
+from runs import ACCURACY, SENT, WORST, Axis
 from study import Case, Make, Scope, Study
 
 DEGREE: Final = 4

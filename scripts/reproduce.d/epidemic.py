@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from claims import ACCURACY, Claim, Key, Report, ahead, sooner
+from claims import Claim, Key, ahead, sooner
 from common import CIFAR10, DIGITS, Task, topology
+from report import Report
+from runs import ACCURACY
 from study import Case, Make, Scope, Study
 
 DEGREES: Final = {"small": 4, "paper": 7}

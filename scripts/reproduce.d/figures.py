@@ -1,218 +1,68 @@
-"""Tables and figures of a study: curves with bands over seeds, time to a target against a factor.
-
-A target is a share of the way that the baseline goes at factor 1, where links do not matter: what
-the slower method can reach. "never" is a result: the target was not reached in the run's time.
-"""
+"""Pictures of a study: curves with bands over seeds, a number against the factor."""
 
 from __future__ import annotations
 
-import csv
-import math
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median, stdev
-from typing import Any, Final
+from typing import Any, TypeAlias
 
 import numpy as np
-import reckon
-from study import Case
 
-from deploy.curves import Points, mean_over_time
-from node.metrics import read_events
+from deploy.curves import Points
 
-Done = Sequence[tuple[Case, Path]]
-_FACTOR_OF_TARGET: Final = 1.0
+Bands: TypeAlias = Mapping[str, Sequence[Points]]
+"""By series, a curve for each seed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
-    """What is compared over time.
+def draw_curves(panels: Mapping[str, Bands], *, x: str, y: str, path: Path) -> None:
+    """A panel for each title, with the mean of each series over the seeds in a band from the least
+    to the most of them."""
 
-    Args:
-        field: of the evaluation records.
-        rises: whether more is better.
-    """
+    def draw(axes: Sequence[Any]) -> None:
+        for axis, (title, bands) in zip(axes, panels.items(), strict=True):
+            for name, every in bands.items():
+                _band(axis, every, name)
+            axis.set(title=title, xlabel=x)
 
-    field: str
-    label: str
-    rises: bool
-
-
-ACCURACY: Final = Measure(field="accuracy", label="mean test accuracy of the nodes", rises=True)
-RMSE: Final = Measure(field="loss", label="mean test RMSE of the nodes", rises=False)
+    _picture(path, len(panels), y, draw)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One series at one factor, over its seeds.
+def draw_lines(panels: Mapping[str, Mapping[str, Points]], *, x: str, y: str, path: Path) -> None:
+    """A panel for each title, with a line for each series; 1 is marked."""
 
-    Args:
-        seeds: of which there is a curve.
-        final: the last value of each seed's curve.
-        times: for each target the time of each seed, infinite where it was never reached.
-    """
+    def draw(axes: Sequence[Any]) -> None:
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for name, points in lines.items():
+                axis.plot(*zip(*points, strict=True), marker="o", label=name)
+            axis.axhline(1, color="grey", linewidth=0.5)
+            axis.set(title=title, xlabel=x)
 
-    series: str
-    factor: float
-    seeds: tuple[int, ...]
-    final: tuple[float, ...]
-    times: tuple[tuple[float, ...], ...]
+    _picture(path, len(panels), y, draw)
 
 
-def curve(folder: Path, measure: Measure) -> Points:
-    """The mean over the nodes' newest values, over virtual time."""
-    nodes = {path.stem: list(read_events(path)) for path in (folder / "nodes").glob("*.jsonl")}
-    return mean_over_time(nodes, of=measure.field)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a study comes to.
-
-    Args:
-        baseline: the series that the others' times are divided into, and that sets the targets.
-    """
-
-    baseline: str
-    measure: Measure
-
-    def write(self, done: Done, folder: Path) -> str:
-        """Write figures and `table.csv` into the folder; the table in Markdown."""
-        curves = {case: points for case, run in done if (points := curve(run, self.measure))}
-        targets = self.targets(curves)
-        if not targets:
-            return f"No run of {self.baseline} at factor {_FACTOR_OF_TARGET:g} yet: no targets."
-        rows = self.rows(curves, targets)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._csv(rows, targets, folder / "table.csv")
-        self._curves(curves, folder / "over-time.png")
-        self._ratios(rows, targets, folder / "ratios.png")
-        print(f"figures and table.csv are in {folder}", file=sys.stderr)
-        return self._markdown(rows, targets)
-
-    def targets(self, curves: dict[Case, Points]) -> tuple[float, ...]:
-        """Values at the given shares of the way from the baseline's first to its last."""
-        base = [
-            points
-            for case, points in curves.items()
-            if case.series == self.baseline and case.factor == _FACTOR_OF_TARGET
-        ]
-        return reckon.targets(base)
-
-    def rows(self, curves: dict[Case, Points], targets: Sequence[float]) -> list[Row]:
-        """By factor, then in the order of the series."""
-        groups: dict[tuple[float, str], dict[int, Points]] = {}
-        for case, points in curves.items():
-            groups.setdefault((case.factor, case.series), {})[case.seed] = points
-        order = list(dict.fromkeys(case.series for case in curves))
-        return [
-            Row(
-                series=series,
-                factor=factor,
-                seeds=tuple(every),
-                final=tuple(points[-1][1] for points in every.values()),
-                times=tuple(
-                    tuple(
-                        reckon.arrival(points, target, falling=not self.measure.rises)
-                        for points in every.values()
-                    )
-                    for target in targets
-                ),
-            )
-            for (factor, series), every in sorted(
-                groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))
-            )
-        ]
-
-    def ratio(self, rows: Sequence[Row], row: Row, place: int) -> float:
-        """See `reckon.speedup`, over the baseline at the same factor."""
-        base = next((r for r in rows if (r.series, r.factor) == (self.baseline, row.factor)), None)
-        return reckon.speedup(() if base is None else base.times[place], row.times[place])
-
-    def _markdown(self, rows: Sequence[Row], targets: Sequence[float]) -> str:
-        heads = [f"time to {target:.3f} (x)" for target in targets]
-        lines = [
-            f"| factor | series | seeds | final {self.measure.field} | {' | '.join(heads)} |",
-            "|" + "---|" * (4 + len(heads)),
-        ]
-        for row in rows:
-            cells = [
-                f"{reckon.arrival_shown(median(times), 's')}"
-                f" ({reckon.shown(self.ratio(rows, row, place))})"
-                for place, times in enumerate(row.times)
-            ]
-            spread = f" ± {stdev(row.final):.3f}" if len(row.final) > 1 else ""
-            final = f"{fmean(row.final):.3f}{spread}"
-            line = f"| {row.factor:g} | {row.series} | {len(row.final)} | {final} |"
-            lines.append(f"{line} {' | '.join(cells)} |")
-        note = f"x: median time of {self.baseline} at the same factor divided by this one's."
-        return "\n".join([*lines, "", note])
-
-    def _csv(self, rows: Sequence[Row], targets: Sequence[float], path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["factor", "series", "seed", "final", *(f"{t:.4f}" for t in targets)])
-            for row in rows:
-                for place, (seed, final) in enumerate(zip(row.seeds, row.final, strict=True)):
-                    times = [f"{times[place]:.3f}" for times in row.times]
-                    writer.writerow([row.factor, row.series, seed, f"{final:.4f}", *times])
-
-    def _curves(self, curves: dict[Case, Points], path: Path) -> None:
-        factors = sorted({case.factor for case in curves})
-        series = list(dict.fromkeys(case.series for case in curves))
-
-        def draw(axes: Sequence[Any]) -> None:
-            for axis, factor in zip(axes, factors, strict=True):
-                for name in series:
-                    every = [p for c, p in curves.items() if (c.series, c.factor) == (name, factor)]
-                    if every:
-                        band(axis, every, name)
-                axis.set(title=f"straggling factor {factor:g}", xlabel="virtual time, s")
-            axes[0].set(ylabel=self.measure.label)
-            axes[-1].legend(fontsize=8)
-
-        picture(path, len(factors), draw)
-
-    def _ratios(self, rows: Sequence[Row], targets: Sequence[float], path: Path) -> None:
-        def draw(axes: Sequence[Any]) -> None:
-            for place, (axis, target) in enumerate(zip(axes, targets, strict=True)):
-                for name in dict.fromkeys(row.series for row in rows):
-                    found = [
-                        (row.factor, ratio)
-                        for row in rows
-                        if row.series == name
-                        and math.isfinite(ratio := self.ratio(rows, row, place))
-                        and ratio > 0
-                    ]
-                    if found:
-                        axis.plot(*zip(*found, strict=True), marker="o", label=name)
-                axis.axhline(1, color="grey", linewidth=0.5)
-                axis.set(title=f"time to {target:.3f}", xlabel="straggling factor")
-            axes[0].set(ylabel=f"time of {self.baseline} / own time")
-            axes[0].legend(fontsize=8)
-
-        picture(path, len(targets), draw)
-
-
-def picture(path: Path, columns: int, draw: Callable[[Sequence[Any]], None]) -> None:
+def _picture(path: Path, columns: int, y: str, draw: Callable[[Sequence[Any]], None]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, columns, figsize=(4 * columns, 3.6), sharey=True, squeeze=False
+        1, columns, figsize=(max(6, 4 * columns), 4.2), sharey=True, squeeze=False
     )
     draw(axes[0])
-    figure.tight_layout()
+    axes[0][0].set(ylabel=y)
+    handles = {
+        label: handle
+        for axis in axes[0]
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.legend(handles.values(), handles, loc="lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def band(axis: Any, every: Sequence[Points], name: str) -> None:
-    """The mean over the seeds, and from the least to the most of them."""
+def _band(axis: Any, every: Sequence[Points], name: str) -> None:
     end = min(points[-1][0] for points in every)
     begin = max(points[0][0] for points in every)
     grid = np.linspace(begin, end, 200)

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, median
-from typing import Final
+from statistics import fmean
 
 from deploy.curves import Points, first_time
 
-SHARES: Final = (0.8, 0.9, 0.95)
-"""The targets, as shares of the way that a baseline goes."""
 
-
-def targets(baseline: Sequence[Points], shares: Sequence[float] = SHARES) -> tuple[float, ...]:
-    """Values at these shares of the way from the first to the last of the baseline's curves, one
-    for each seed; none without a curve."""
+def targets(baseline: Sequence[Points], shares: Sequence[float]) -> tuple[float, ...]:
+    """Values at these shares of the way that the baseline's curves go, one for each seed; none
+    without a curve. The way ends at the mean of the last tenth: single points are noisy."""
     if not baseline:
         return ()
-    first, last = (fmean(points[i][1] for points in baseline) for i in (0, -1))
+    first = fmean(points[0][1] for points in baseline)
+    last = fmean(fmean(v for _, v in points[-max(1, len(points) // 10) :]) for points in baseline)
     return tuple(first + share * (last - first) for share in shares)
 
 
@@ -35,27 +32,19 @@ def arrival(points: Points, target: float, *, falling: bool = False) -> float:
     return math.inf if found is None else found
 
 
-def speedup(baseline: Sequence[float], own: Sequence[float]) -> float:
-    """The baseline's median arrival divided by this one's: above 1 where this one is sooner.
+def speedup(base: float, own: float) -> float:
+    """One arrival divided by another: above 1 where the second is sooner.
 
-    Infinite where only this one arrived, 0 where only the baseline did, not a number where neither
-    did or one has no runs.
+    Infinite where only the second arrived, 0 where only the first did, not a number where neither
+    did.
     """
-    if not baseline or not own:
+    if math.isinf(base) and math.isinf(own):
         return math.nan
-    one, other = median(baseline), median(own)
-    if math.isinf(one) and math.isinf(other):
-        return math.nan
-    return math.inf if other == 0 else one / other
+    return math.inf if own == 0 else base / own
 
 
-def shown(value: float, form: str = ".2f", unit: str = "") -> str:
+def shown(value: float, form: str = ".2f") -> str:
     """A number in a table."""
     if math.isnan(value):
         return "-"
-    return "∞" if math.isinf(value) else f"{value:{form}}{unit}"
-
-
-def arrival_shown(value: float, unit: str, form: str = ".1f") -> str:
-    """Such as `12.5 s`, or `never`."""
-    return "never" if math.isinf(value) else f"{value:{form}} {unit}"
+    return "∞" if math.isinf(value) else f"{value:{form}}"

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from claims import ACCURACY, SENT, Axis, Claim, Column, Key, Report, Run, ahead, quotient
+from claims import Claim, Key, ahead, quotient
 from common import CIFAR10, DIGITS, Task, topology
+from report import Report
+from runs import ACCURACY, SENT, Axis, Column, Run
 from study import Case, Make, Scope, Study
 
 TASKS: Final = {

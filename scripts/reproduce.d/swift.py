@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from claims import ACCURACY, SENT, WORST, Axis, Claim, Key, Report, ahead, sooner
+from claims import Claim, Key, ahead, sooner
 from common import CIFAR10, DIGITS, STEP, Task, topology
+from report import Report
+from runs import ACCURACY, SENT, WORST, Axis
 from study import Case, Make, Scope, Study
 
 SLOWNESS: Final = (1.0, 2.0, 4.0)

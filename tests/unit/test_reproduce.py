@@ -38,6 +38,11 @@ def scripts() -> Iterator[Mapping[str, ModuleType]]:
 # Pure parts ---------------------------------------------------------------------------------------
 
 
+def test_the_way_ends_at_the_mean_of_the_last_tenth(scripts: Mapping[str, ModuleType]) -> None:
+    noisy = [(float(i), 0.0 if i < 18 else 0.5 + i % 2) for i in range(20)]
+    assert scripts["reckon"].targets([noisy], (0.5, 1.0)) == (0.5, 1.0)
+
+
 def test_targets_are_shares_of_the_way_from_the_mean_first_to_the_mean_last(
     scripts: Mapping[str, ModuleType],
 ) -> None:
@@ -64,31 +69,21 @@ def test_a_loss_reaches_its_target_from_above(scripts: Mapping[str, ModuleType])
 
 @pytest.mark.parametrize(
     ("base", "own", "expected"),
-    [
-        ([30.0, 10.0, 20.0], [10.0], 2.0),
-        ([math.inf], [10.0], math.inf),
-        ([10.0], [math.inf], 0.0),
-        ([10.0, math.inf, math.inf], [10.0], math.inf),
-        ([0.0], [0.0], math.inf),
-    ],
+    [(20.0, 10.0, 2.0), (math.inf, 10.0, math.inf), (10.0, math.inf, 0.0), (0.0, 0.0, math.inf)],
 )
-def test_speedup_divides_medians_and_knows_never(
-    scripts: Mapping[str, ModuleType], base: list[float], own: list[float], expected: float
+def test_speedup_divides_arrivals_and_knows_never(
+    scripts: Mapping[str, ModuleType], base: float, own: float, expected: float
 ) -> None:
     assert scripts["reckon"].speedup(base, own) == expected
 
 
-@pytest.mark.parametrize(("base", "own"), [([math.inf], [math.inf]), ([], [1.0]), ([1.0], [])])
-def test_speedup_is_unknown_where_nothing_tells(
-    scripts: Mapping[str, ModuleType], base: list[float], own: list[float]
-) -> None:
-    assert math.isnan(scripts["reckon"].speedup(base, own))
+def test_speedup_is_unknown_where_neither_arrived(scripts: Mapping[str, ModuleType]) -> None:
+    assert math.isnan(scripts["reckon"].speedup(math.inf, math.inf))
 
 
 def test_numbers_in_tables(scripts: Mapping[str, ModuleType]) -> None:
     reckon = scripts["reckon"]
     assert [reckon.shown(v) for v in (1.234, math.inf, math.nan)] == ["1.23", "∞", "-"]
-    assert [reckon.arrival_shown(v, "s") for v in (1.25, math.inf)] == ["1.2 s", "never"]
 
 
 def test_a_round_counts_once_all_nodes_have_evaluated_it(
@@ -98,7 +93,7 @@ def test_a_round_counts_once_all_nodes_have_evaluated_it(
         return {"kind": "evaluation", "round": round_, "accuracy": accuracy}
 
     nodes = {"a": [told(0, 0.1), told(2, 0.4), told(4, 0.8)], "b": [told(0, 0.3), told(2, 0.6)]}
-    assert scripts["claims"].by_round(nodes) == [(0, pytest.approx(0.2)), (2, pytest.approx(0.5))]
+    assert scripts["runs"].by_round(nodes) == [(0, pytest.approx(0.2)), (2, pytest.approx(0.5))]
 
 
 # Claims -------------------------------------------------------------------------------------------
@@ -106,7 +101,7 @@ def test_a_round_counts_once_all_nodes_have_evaluated_it(
 
 def _held(scripts: Mapping[str, ModuleType], values: list[float], least: float) -> str:
     claims = scripts["claims"]
-    column = claims.Column(label="x", of=lambda run: 0.0)
+    column = scripts["runs"].Column(label="x", of=lambda run: 0.0)
     claim = claims.Claim(says="it is so", of=lambda s: s.at(("one", 1.0), column), least=least)
     row = claim.held([claims.Figures(values={("one", 1.0): {"x": value}}) for value in values])
     return str(row)
@@ -129,20 +124,19 @@ def test_a_claim_holds_by_the_median_of_the_seeds_that_know(
 
 
 def test_a_figure_of_a_run_that_is_missing_is_unknown(scripts: Mapping[str, ModuleType]) -> None:
-    claims = scripts["claims"]
-    seed = claims.Figures(values={}, arrivals={("base", 1.0): [3.0]})
-    assert math.isnan(seed.at(("own", 1.0), claims.ACCURACY))
+    seed = scripts["claims"].Figures(values={}, arrivals={("base", 1.0): [3.0]})
+    assert math.isnan(seed.at(("own", 1.0), scripts["runs"].ACCURACY))
     assert math.isnan(seed.speedup(("base", 1.0), ("own", 1.0), 0))
 
 
 def test_points_ahead_and_quotients(scripts: Mapping[str, ModuleType]) -> None:
-    claims = scripts["claims"]
-    own, base = (("own", 1.0), claims.ACCURACY), (("base", 1.0), claims.ACCURACY)
+    claims, column = scripts["claims"], scripts["runs"].ACCURACY
+    own, base = (("own", 1.0), column), (("base", 1.0), column)
     ahead = claims.ahead("ahead", base=base, own=own, least=0.0)
     quotient = claims.quotient("quotient", of=own, by=base, least=0.0)
 
     def seed(of_own: float, of_base: float) -> Any:
-        label = claims.ACCURACY.label
+        label = column.label
         return claims.Figures(values={own[0]: {label: of_own}, base[0]: {label: of_base}})
 
     assert ahead.of(seed(0.9, 0.6)) == pytest.approx(30)
@@ -168,14 +162,14 @@ def _folder(at: Path, curve: list[tuple[int, float]], *, sent: int) -> Path:
     return at
 
 
-def _case(scripts: Mapping[str, ModuleType], series: str, seed: int) -> Any:
-    return scripts["study"].Case(series=series, factor=1.0, seed=seed, topology={})
+def _case(scripts: Mapping[str, ModuleType], series: str, seed: int, factor: float = 1.0) -> Any:
+    return scripts["study"].Case(series=series, factor=factor, seed=seed, topology={})
 
 
 def test_a_report_from_run_folders(scripts: Mapping[str, ModuleType], tmp_path: Path) -> None:
     claims = scripts["claims"]
     base, own = ("base", 1.0), ("own", 1.0)
-    report = claims.Report(
+    report = scripts["report"].Report(
         baseline=base,
         claims=[
             claims.Claim(says="sooner", of=lambda seed: seed.speedup(base, own, 0), least=1.5),
@@ -198,36 +192,65 @@ def test_a_report_from_run_folders(scripts: Mapping[str, ModuleType], tmp_path: 
         "| base | 2 | 0.800 ± 0.000 | 0.700 ± 0.000 | 2.00 ± 0.00 | 3 | 3 |",
         "| own | 2 | 0.750 ± 0.000 | 0.650 ± 0.000 | 2.00 ± 0.00 | 1 | never |",
         "",
-        "| claim | at least | median (range) over seeds | holds |",
+        "| claim | asked | median (range) over seeds | holds |",
         "|---|---|---|---|",
         "| sooner | 1.50 | 3.00 (3.00 to 3.00) | yes |",
         "| at all | 1.50 | 0.00 (0.00 to 0.00) | no |",
     ]
     assert (tmp_path / "report" / "over-rounds.png").stat().st_size > 0
+    table = (tmp_path / "report" / "table.csv").read_text().splitlines()
+    assert table[2] == "own,1.0,1,0.7500,0.6500,2.0000,1.0000,inf"
 
 
 def test_along_bytes_a_curve_ends_at_what_a_node_sent(
     scripts: Mapping[str, ModuleType], tmp_path: Path
 ) -> None:
-    claims = scripts["claims"]
+    runs = scripts["runs"]
     folder = _folder(tmp_path / "run", [(0, 0.2), (2, 0.4), (4, 0.8)], sent=8_000_000)
-    run = claims.Run(folder=folder)
+    run = runs.Run(folder=folder, measure=runs.BY_ACCURACY)
     points = [(0.0, 0.2), (2.0, 0.4), (4.0, 0.8)]
-    assert run.curve(claims.Axis.MEGABYTES) == [pytest.approx(point) for point in points]
+    assert run.curve(runs.Axis.MEGABYTES) == [pytest.approx(point) for point in points]
 
 
-def test_divshare_report_says_never(scripts: Mapping[str, ModuleType], tmp_path: Path) -> None:
-    figures = scripts["figures"]
+def test_a_report_over_factors_has_ratios_at_each(
+    scripts: Mapping[str, ModuleType], tmp_path: Path
+) -> None:
+    runs = scripts["runs"]
+    report = scripts["report"].Report(
+        baseline=("base", 1.0),
+        claims=[],
+        columns=(runs.RMSE, runs.WORST),
+        measure=runs.BY_RMSE,
+        factor="factor",
+        axis=runs.Axis.TIME,
+        against=("base",),
+    )
     done = []
-    for series, last in (("base", 0.8), ("own", 0.4)):
-        curve = [(0, 0.2), (1, 0.3), (2, last)]
-        done.append((_case(scripts, series, 7), _folder(tmp_path / series, curve, sent=2)))
-    report = figures.Report(baseline="base", measure=figures.ACCURACY)
-    rows = report.write(done, tmp_path / "report").splitlines()
-    assert rows[2].startswith("| 1 | base | 1 | 0.800 | 4.0 s (1.00)")
-    assert rows[3] == "| 1 | own | 1 | 0.400 | never (0.00) | never (0.00) | never (0.00) |"
-    table = (tmp_path / "report" / "table.csv").read_text().splitlines()
-    assert table[2] == "1.0,own,7,0.4000,inf,inf,inf"
+    for factor in (2.0, 1.0):
+        for series in ("base", "own"):
+            folder = _folder(tmp_path / f"{series}-{factor}", [(0, 0.2), (1, 0.3)], sent=2)
+            done.append((_case(scripts, series, 7, factor), folder))
+    text = report.write(done, tmp_path / "report").splitlines()
+    assert [line.split("|")[1:3] for line in text[2:6]] == [
+        [" base ", " 1 "],
+        [" own ", " 1 "],
+        [" base ", " 2 "],
+        [" own ", " 2 "],
+    ]
+    assert text[2].startswith("| base | 1 | 1 | 1.000 | 1.000 |")  # the loss of all records
+    assert (tmp_path / "report" / "ratios.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "holds"), [(0.94, "no"), (0.95, "yes"), (1.05, "yes"), (1.06, "no")]
+)
+def test_parity_is_held_from_both_sides(
+    scripts: Mapping[str, ModuleType], ratio: float, holds: str
+) -> None:
+    claims = scripts["claims"]
+    claim = claims.Claim(says="even", of=lambda seed: ratio, least=0.95, most=1.05)
+    row = claim.held([claims.Figures(values={})])
+    assert row == f"| even | 0.95 to 1.05 | {ratio:.2f} ({ratio:.2f} to {ratio:.2f}) | {holds} |"
 
 
 # Interrupted and failed simulations ---------------------------------------------------------------

@@ -1,0 +1,156 @@
+"""The report of a study: a row of figures for each series, claim by claim what came, pictures."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Final, TypeAlias
+
+import figures
+import reckon
+from claims import Claim, Figures, Key
+from runs import ACCURACY, BY_ACCURACY, SENT, WORST, Axis, Column, Measure, Run
+from study import Case
+
+from deploy.curves import Points
+
+Done: TypeAlias = Sequence[tuple[Case, Path]]
+"""Simulations that have ended, and their run folders."""
+_UNITS: Final = {
+    Axis.TIME: "virtual time, s",
+    Axis.MEGABYTES: "MB that a node has sent",
+    Axis.ROUNDS: "rounds",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a study comes to.
+
+    Args:
+        baseline: the series and factor that set the targets.
+        factor: what the factor is, in the table's head; empty: there is one only.
+        axis: along what targets are reached.
+        shares: of the baseline's way, which are the targets.
+        against: series whose arrivals are divided by the others' at each factor, in a picture.
+        decisive: the target of that picture, its place in `shares`.
+    """
+
+    baseline: Key
+    claims: Sequence[Claim]
+    columns: Sequence[Column] = (ACCURACY, WORST, SENT)
+    measure: Measure = BY_ACCURACY
+    factor: str = ""
+    axis: Axis = Axis.ROUNDS
+    shares: Sequence[float] = (0.8, 0.9)
+    against: Sequence[str] = ()
+    decisive: int = 1
+
+    def write(self, done: Done, folder: Path) -> str:
+        """Write pictures and `table.csv` into the folder; the tables in Markdown."""
+        runs = {case: Run(folder=run, measure=self.measure) for case, run in done}
+        curves = {case: points for case, run in runs.items() if (points := run.curve(self.axis))}
+        base = [p for case, p in curves.items() if (case.series, case.factor) == self.baseline]
+        targets = reckon.targets(base, self.shares)
+        seeds = self._seeds({case: runs[case] for case in curves}, curves, targets)
+        if not seeds:
+            return "No run has an evaluation yet."
+        folder.mkdir(parents=True, exist_ok=True)
+        self._csv(seeds, targets, folder / "table.csv")
+        self._draw_curves(curves, folder / f"over-{self.axis.name.lower()}.png")
+        if self.against and targets:
+            self._draw_ratios(list(seeds.values()), folder / "ratios.png")
+        print(f"figures and table.csv are in {folder}", file=sys.stderr)
+        claims = [claim.held(list(seeds.values())) for claim in self.claims]
+        head = ["| claim | asked | median (range) over seeds | holds |", "|---|---|---|---|"]
+        return "\n".join([*self._series(list(seeds.values()), targets), "", *head, *claims])
+
+    def _seeds(
+        self, runs: Mapping[Case, Run], curves: Mapping[Case, Points], targets: Sequence[float]
+    ) -> dict[int, Figures]:
+        seeds: dict[int, Figures] = {}
+        falling = not self.measure.rises
+        for seed in dict.fromkeys(case.seed for case in runs):
+            mine = {(c.series, c.factor): c for c in runs if c.seed == seed}
+            seeds[seed] = Figures(
+                values={
+                    key: {column.label: column.of(runs[case]) for column in self.columns}
+                    for key, case in mine.items()
+                },
+                arrivals={
+                    key: [
+                        reckon.arrival(curves[case], target, falling=falling) for target in targets
+                    ]
+                    for key, case in mine.items()
+                },
+            )
+        return seeds
+
+    def _heads(self, targets: Sequence[float]) -> list[str]:
+        heads = ["series", *([self.factor] if self.factor else []), "seeds"]
+        heads += [column.label for column in self.columns]
+        return heads + [f"{self.axis} to {target:.3f}" for target in targets]
+
+    def _series(self, seeds: Sequence[Figures], targets: Sequence[float]) -> list[str]:
+        """A row for each series at each factor, factors in order."""
+        heads = self._heads(targets)
+        lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+        form = ".0f" if self.axis is Axis.ROUNDS else ".2f"
+        for key in _keys(seeds):
+            there = [each for each in seeds if key in each.values]
+            cells = [key[0], *([f"{key[1]:g}"] if self.factor else []), str(len(there))]
+            for column in self.columns:
+                values = [each.at(key, column) for each in there]
+                spread = f" ± {stdev(values):{column.form}}" if len(values) > 1 else ""
+                cells.append(f"{fmean(values):{column.form}}{spread}")
+            for place in range(len(targets)):
+                middle = median(each.arrivals[key][place] for each in there)
+                cells.append("never" if math.isinf(middle) else f"{middle:{form}}")
+            lines.append(f"| {' | '.join(cells)} |")
+        return lines
+
+    def _csv(self, seeds: Mapping[int, Figures], targets: Sequence[float], path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            labels = [column.label for column in self.columns]
+            units = [f"{self.axis} to {target:.4f}" for target in targets]
+            writer.writerow(["series", "factor", "seed", *labels, *units])
+            for seed, found in seeds.items():
+                for (series, factor), values in found.values.items():
+                    cells = [*values.values(), *found.arrivals[series, factor]]
+                    writer.writerow([series, factor, seed, *(f"{each:.4f}" for each in cells)])
+
+    def _draw_curves(self, curves: Mapping[Case, Points], path: Path) -> None:
+        panels: dict[str, dict[str, list[Points]]] = {}
+        for case, points in sorted(curves.items(), key=lambda item: item[0].factor):
+            title = f"{self.factor} {case.factor:g}" if self.factor else ""
+            panels.setdefault(title, {}).setdefault(case.series, []).append(points)
+        figures.draw_curves(panels, x=_UNITS[self.axis], y=self.measure.label, path=path)
+
+    def _draw_ratios(self, seeds: Sequence[Figures], path: Path) -> None:
+        """The median over the seeds; a ratio that is not finite has no point."""
+        panels: dict[str, dict[str, Points]] = {}
+        for against in self.against:
+            lines = panels.setdefault(f"against {against}", {})
+            for series, factor in _keys(seeds):
+                found = [
+                    ratio
+                    for each in seeds
+                    if not math.isnan(
+                        ratio := each.speedup((against, factor), (series, factor), self.decisive)
+                    )
+                ]
+                if found and 0 < (middle := median(found)) < math.inf:
+                    lines.setdefault(series, []).append((factor, middle))
+        share = f"{100 * self.shares[self.decisive]:g} % of the way"
+        figures.draw_lines(panels, x=self.factor, y=f"{share}: its time / own time", path=path)
+
+
+def _keys(seeds: Sequence[Figures]) -> list[Key]:
+    """By factor, then in the order of the cases."""
+    return sorted(dict.fromkeys(key for each in seeds for key in each.values), key=lambda k: k[1])
