@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,9 @@ class LocalRun:
         """Bytes count from the beginning of the run, or of taking part in it."""
         self._outside = False
         """The run is under way without this node, which may take part later."""
+        self._since: float | None = None
+        """When what the peer machine hears now happened as modelled; None: just now. A job that
+        comes of it begins then: its time holds what the node does in between."""
         self._begun = False
 
     @property
@@ -302,9 +306,15 @@ class LocalRun:
         loop = asyncio.get_running_loop()
         self._timers.append(loop.call_later(after_ns / SECOND, call, argument))
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: Event, *, since: float | None = None) -> None:
+        """
+        Args:
+            since: when it happened as modelled, monotonic s; None: now.
+        """
         if self._driver is not None:
+            before, self._since = self._since, since
             self._driver.feed(event)
+            self._since = before
             self._report()
 
     def _perform(self, effect: Effect) -> None:
@@ -315,7 +325,8 @@ class LocalRun:
             case DropQueued():
                 self._mesh.drop(effect)
             case Train():
-                self._process.tasks.spawn(self._train(effect))
+                since = time.monotonic() if self._since is None else self._since
+                self._process.tasks.spawn(self._train(effect, since))
             case Evaluate():
                 self._process.tasks.spawn(self._evaluate(effect))
             case Record(kind="evaluation", fields=fields):
@@ -332,11 +343,11 @@ class LocalRun:
             case _:
                 raise TypeError(f"the peer machine wants {effect}")
 
-    async def _train(self, job: Train) -> None:
+    async def _train(self, job: Train, since: float) -> None:
         assert self._trainer is not None
         try:
             done = await self._trainer.train(
-                job=job.job, steps=job.steps, parameters=job.parameters
+                job=job.job, steps=job.steps, parameters=job.parameters, since=since
             )
         except PeerbedError as error:
             self._process.fail(str(error))
@@ -350,7 +361,7 @@ class LocalRun:
             padded_s=done.padded_s,
             late_s=done.late_s,
         )
-        self._feed(trained)
+        self._feed(trained, since=done.ended)
 
     async def _evaluate(self, wanted: Evaluate) -> None:
         assert self._trainer is not None

@@ -5,6 +5,7 @@ The trainer process of a node and the simulator's workers both work on it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -54,6 +55,13 @@ class Bench:
         return sgd.train(
             model, config=self._config, material=self.material, batches=batches, tick=tick
         )
+
+    def warm_up(self, model: models.FlatModel) -> None:
+        """Do once what takes longer the first time; the model has no meaning afterwards."""
+        model.load(self.initial())
+        batches = np.zeros((1, self._config.batch_size), dtype=np.int64)
+        with contextlib.suppress(sgd.Diverged):  # to be told of the job that it is true of
+            self.train(model, batches=batches, tick=lambda: None)
 
     def evaluate(
         self, model: models.FlatModel, *, node: int | None, tick: Callable[[], None]

@@ -150,8 +150,10 @@ class TrainerProcess:
         finally:
             os.close(memory)
 
-    async def train(self, *, job: int, steps: int, parameters: Vector) -> TrainResult:
-        """Run `steps` minibatch steps from `parameters`; one job at a time.
+    async def train(
+        self, *, job: int, steps: int, parameters: Vector, since: float | None = None
+    ) -> TrainResult:
+        """See `protocol.Trainer`; one job at a time.
 
         If the caller is cancelled the job goes on, and the next may start only after it.
 
@@ -169,7 +171,7 @@ class TrainerProcess:
         self._slots[Slot.IN][:] = parameters
         answer: asyncio.Future[TrainResult] = self._loop.create_future()
         self._job = answer
-        self._say(TrainRequest(job=job, steps=steps))
+        self._say(TrainRequest(job=job, steps=steps, since=since))
         return await answer
 
     async def evaluate(self, *, round: int, parameters: Vector) -> EvalResult | None:  # noqa: A002
@@ -303,6 +305,7 @@ class TrainerProcess:
             compute_s=done.compute_s,
             padded_s=done.padded_s,
             late_s=done.late_s,
+            ended=done.ended,
         )
 
     def _take_fault(self, fault: Fault) -> None:

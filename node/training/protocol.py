@@ -97,8 +97,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
+    """`since`: see `Trainer.train`."""
+
     job: int
     steps: int
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,7 @@ class Working:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainAnswer:
-    """Times in seconds; see `client.TrainResult`."""
+    """Times in seconds; see `TrainResult`."""
 
     job: int
     steps: int
@@ -121,6 +124,7 @@ class TrainAnswer:
     compute_s: float
     padded_s: float
     late_s: float
+    ended: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +319,7 @@ class TrainResult:
         padded_s: seconds waited in addition, so that the job lasted as long as modelled.
         late_s: seconds by which the computing took longer than modelled: above zero, the machine
             is too slow for the compute time that the run asks for.
+        ended: when the job was over as modelled, or in fact where that was later; monotonic s.
     """
 
     job: int
@@ -324,6 +329,7 @@ class TrainResult:
     compute_s: float
     padded_s: float
     late_s: float
+    ended: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,7 +365,16 @@ class Trainer(Protocol):
     @property
     def label_counts(self) -> tuple[int, ...]: ...
 
-    async def train(self, *, job: int, steps: int, parameters: Vector) -> TrainResult: ...
+    async def train(
+        self, *, job: int, steps: int, parameters: Vector, since: float | None = None
+    ) -> TrainResult:
+        """Run a job of some steps from `parameters`.
+
+        Args:
+            since: when the job begins as modelled, monotonic s: what the node did between that and
+                this call is part of the time that was asked for. None, or where no time was asked
+                for: when it begins in fact.
+        """
 
     async def evaluate(self, *, round: int, parameters: Vector) -> EvalResult | None:  # noqa: A002
         """None: not done, because too many newer ones were asked for meanwhile."""

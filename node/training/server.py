@@ -141,6 +141,8 @@ def serve(
     out = Answers(answers)
     try:
         place = Workplace(assignment, memory=memory)
+        if place.batches is not None:
+            place.bench.warm_up(place.test_model)
     except PeerbedError as error:
         out.send(fault(Stage.SETUP, error))
         raise SystemExit(error.exit_status) from None
@@ -178,7 +180,9 @@ def _spawn(name: str, requests: queue.SimpleQueue[_R], perform: Callable[[_R], N
 
 
 def _train(request: TrainRequest, place: Workplace, out: Answers) -> None:
-    started = time.monotonic()
+    started = since = time.monotonic()
+    if request.since is not None and not place.compute.measured:
+        since = request.since
     if place.batches is None:
         raise TypeError("this trainer only evaluates")
     place.model.load(place.slots[Slot.IN])
@@ -192,8 +196,8 @@ def _train(request: TrainRequest, place: Workplace, out: Answers) -> None:
     computed = time.monotonic()
     measured_ns = round((computed - started) * SECOND)
     lasts = place.compute.job_ns(job=request.job, steps=request.steps, measured_ns=measured_ns)
-    lasts_s = lasts / SECOND
-    ended = _wait_until(started + lasts_s, now=computed, tick=out.tick)
+    due = since + lasts / SECOND
+    ended = _wait_until(due, now=computed, tick=out.tick)
     out.send(
         TrainAnswer(
             job=request.job,
@@ -201,7 +205,8 @@ def _train(request: TrainRequest, place: Workplace, out: Answers) -> None:
             loss=loss,
             compute_s=computed - started,
             padded_s=ended - computed,
-            late_s=max(0.0, ended - started - lasts_s),
+            late_s=max(0.0, ended - due),
+            ended=max(due, computed),
         )
     )
 

@@ -199,7 +199,9 @@ def test_a_trainer_that_dies_fails_its_node_and_the_others_go_on(tmp_path: Path)
     some = setting(tmp_path, stop=StopConfig(time_ns=20 * SECOND, rounds=20))
 
     class Dying(SyntheticTrainer):
-        async def train(self, *, job: int, steps: int, parameters: Any) -> Any:
+        async def train(
+            self, *, job: int, steps: int, parameters: Any, since: float | None = None
+        ) -> Any:
             if job == 3:
                 raise EnvironmentFault("the trainer was killed by SIGKILL")
             return await super().train(job=job, steps=steps, parameters=parameters)

@@ -188,6 +188,37 @@ def test_a_job_lasts_as_long_as_modelled() -> None:
     asyncio.run(scenario())
 
 
+def test_what_came_before_a_job_is_part_of_its_time() -> None:
+    """What the node does from one job's end to the next's beginning, such as averaging, is in the
+    time that was asked for: rounds take what the file says, as they do in virtual time."""
+
+    async def scenario() -> None:
+        async with running(config(compute=ComputeConfig(step_ns=30 * MILLISECOND))) as trainer:
+            since = time.monotonic() - 0.02
+            for job in range(1, 6):
+                result = await trainer.train(
+                    job=job, steps=1, parameters=trainer.initial, since=since
+                )
+                # It may be later only by as much as it tells.
+                due = since + 0.03
+                assert due - 1e-6 <= result.ended <= due + result.late_s + 1e-6
+                since = result.ended
+            assert since <= time.monotonic()
+
+    asyncio.run(scenario())
+
+
+def test_where_no_time_is_asked_for_a_job_begins_when_it_does() -> None:
+    async def scenario() -> None:
+        async with running(config(compute=ComputeConfig(speed=0.5))) as trainer:
+            asked = time.monotonic() - 100
+            result = await trainer.train(job=1, steps=10, parameters=trainer.initial, since=asked)
+            assert result.padded_s > 0
+            assert result.ended > asked + 100
+
+    asyncio.run(scenario())
+
+
 def test_a_job_that_cannot_keep_to_its_model_says_so() -> None:
     async def scenario() -> None:
         async with running(config(compute=ComputeConfig(step_ns=1))) as trainer:
