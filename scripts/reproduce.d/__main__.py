@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -79,7 +80,8 @@ def run(results: Path, study: Study, case: Case, workers: Sequence[str]) -> int:
     with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # it has heard that, too, and takes a checkpoint
+        except KeyboardInterrupt:
+            process.terminate()  # it takes a checkpoint
             process.wait()
             raise
 
@@ -127,6 +129,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the simulation is told, too
     try:
         sys.exit(main())
     except KeyboardInterrupt:

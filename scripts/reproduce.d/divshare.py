@@ -12,6 +12,7 @@ without bound, and once with a bounded one; and AD-PSGD and SWIFT as their own p
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +32,9 @@ FACTORS_OF_FILMS: Final = 4 * 206_680
 """Bytes of the published models: what a message counts for, whatever model stands for it."""
 BUSY: Final = 0.5
 """Share of a round's computing in which a fast node ships its models."""
+SPREAD: Final = 0.05
+"""No two machines are as fast: speeds are even between 1 - `SPREAD` and 1 + `SPREAD`. With equal
+ones all nodes would compute, send and average in lock step, to the nanosecond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +110,28 @@ SOONER: Final = 3.9
 PARITY: Final = 0.05
 
 
+def _nodes(step: str, factor: float, seed: int) -> dict[str, Any]:
+    """The same machines for all series of a seed; the second half of them are stragglers."""
+    rng = random.Random(seed)
+    nodes: dict[str, Any] = {}
+    for place in range(NODES):
+        speed = round(rng.uniform(1 - SPREAD, 1 + SPREAD), 4)
+        node: dict[str, Any] = {"compute": {"step": step, "speed": speed}}
+        if place < NODES // 2:
+            nodes[f"fast-{place:02}"] = node
+        else:
+            rate = f"{FAST_MBIT * 1e3 / factor:.0f}kbit"
+            nodes[f"slow-{place - NODES // 2:02}"] = {**node, "link": {"rate": rate}}
+    return nodes
+
+
 def _topology(scale: Scale, scope: Scope, series: str, factor: float, seed: int) -> Any:
     """The topology file of one case: a switch, and half the nodes behind slow links."""
     round_s = DEGREE * scale.model_bytes * 8 / (FAST_MBIT * 1e6) / BUSY
     step = f"{round_s / scale.local_steps * 1e6:.0f}us"
-    slow = f"{FAST_MBIT * 1e3 / factor:.0f}kbit"
     return {
         "seed": seed,
-        "nodes": {
-            "fast": {"replicas": NODES // 2, "compute": {"step": step}},
-            "slow": {"replicas": NODES // 2, "compute": {"step": step}, "link": {"rate": slow}},
-        },
+        "nodes": _nodes(step, factor, seed),
         "network": {"shape": "star", "link": {"rate": f"{FAST_MBIT}mbit", "delay": "1ms"}},
         "overlay": OVERLAYS.get(series, "network"),
         "algorithm": {
