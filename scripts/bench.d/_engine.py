@@ -13,7 +13,7 @@ from node.core.events import Evaluated, Event, Received, Started, Trained
 from node.core.ids import NodeId
 from node.core.parts import Layout
 from node.core.peer import Peer, PeerSetting
-from node.sim.interfaces import Path, Sharing
+from node.sim.interfaces import Access, Path, Sharing
 from node.sim.mesh import Mesh
 from node.sim.network import Network
 from node.sim.queue import EventQueue
@@ -44,6 +44,9 @@ class Star:
     def path(self, source: NodeId, target: NodeId) -> Path | None:
         rate = min(self._rates[source], self._rates[target])
         return Path(spec=self._specs[rate], links=(f"{source}/up", f"{target}/down"))
+
+    def access(self, node: NodeId) -> Access:
+        return Access(kind=self._rates[node], up=(f"{node}/up",), down=(f"{node}/down",))
 
     def capacity(self, link: str) -> int:
         return self._rates[NodeId(link.split("/")[0])]
