@@ -10,13 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import reckon
 from runs import Column
 
+from deploy.curves import Points
+
 Key: TypeAlias = tuple[str, float]
 """Series and factor."""
+DECISIVE: Final = 0.9
+"""Of the way that a curve goes: what comes after takes long and hangs on chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,22 +29,28 @@ class Figures:
 
     Args:
         values: of each series and factor by the column's label.
-        arrivals: where on the axis each reached the targets; infinite: never.
+        curves: what each had learnt, along the axis.
+        falling: less is better.
     """
 
     values: Mapping[Key, Mapping[str, float]]
-    arrivals: Mapping[Key, Sequence[float]] = field(default_factory=dict)
+    curves: Mapping[Key, Points] = field(default_factory=dict)
+    falling: bool = False
 
     def at(self, key: Key, column: Column) -> float:
         """Not a number where that run is missing."""
         return self.values.get(key, {}).get(column.label, math.nan)
 
-    def speedup(self, base: Key, own: Key, place: int) -> float:
-        """How many times sooner one reached a target than another; see `reckon.speedup`."""
-        one, other = self.arrivals.get(base), self.arrivals.get(own)
-        if not one or not other:
+    def speedup(self, base: Key, own: Key, share: float) -> float:
+        """How many times sooner one goes this share of the way that the other goes in the end;
+        see `reckon.speedup`."""
+        if base not in self.curves or own not in self.curves:
             return math.nan
-        return reckon.speedup(one[place], other[place])
+        (target,) = reckon.targets([self.curves[base]], (share,))
+        one, other = (
+            reckon.arrival(self.curves[key], target, falling=self.falling) for key in (base, own)
+        )
+        return reckon.speedup(one, other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +83,11 @@ class Claim:
         return f"| {self.says} | {asked} | {middle} ({low} to {high}) | {verdict} |"
 
 
-def sooner(
-    says: str, *, base: Key, own: Key, target: int, least: float, most: float = math.inf
-) -> Claim:
-    """How many times sooner one reaches the target (its place in the list) than another."""
-    return Claim(says=says, of=lambda seed: seed.speedup(base, own, target), least=least, most=most)
+def sooner(says: str, *, base: Key, own: Key, least: float, most: float = math.inf) -> Claim:
+    """How many times sooner one goes `DECISIVE` of the way that the other goes in the end."""
+    return Claim(
+        says=says, of=lambda seed: seed.speedup(base, own, DECISIVE), least=least, most=most
+    )
 
 
 def ahead(says: str, *, base: tuple[Key, Column], own: tuple[Key, Column], least: float) -> Claim:

@@ -54,7 +54,6 @@ def _claims() -> list[Claim]:
                     f"{name}: bytes with which D-PSGD goes 90 % of its way / own",
                     base=WHOLE,
                     own=key,
-                    target=1,
                     least=1.0,
                 ),
             ]

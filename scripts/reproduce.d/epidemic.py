@@ -45,7 +45,6 @@ def _claims(degree: int) -> list[Claim]:
                 f"{name}: rounds in which D-PSGD goes 90 % of its way / own (paper: up to 1.7)",
                 base=base,
                 own=own,
-                target=1,
                 least=1.1,
             ),
             ahead(

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 import figures
 import reckon
-from claims import Claim, Figures, Key
+from claims import DECISIVE, Claim, Figures, Key
 from runs import ACCURACY, BY_ACCURACY, SENT, WORST, Axis, Column, Measure, Run
 from study import Case
 
@@ -37,8 +37,7 @@ class Report:
         factor: what the factor is, in the table's head; empty: there is one only.
         axis: along what targets are reached.
         shares: of the baseline's way, which are the targets.
-        against: series whose arrivals are divided by the others' at each factor, in a picture.
-        decisive: the target of that picture, its place in `shares`.
+        against: series whose times are divided by the others' at each factor, in a picture.
     """
 
     baseline: Key
@@ -49,7 +48,6 @@ class Report:
     axis: Axis = Axis.ROUNDS
     shares: Sequence[float] = (0.8, 0.9)
     against: Sequence[str] = ()
-    decisive: int = 1
 
     def write(self, done: Done, folder: Path) -> str:
         """Write pictures and `table.csv` into the folder; the tables in Markdown."""
@@ -57,39 +55,36 @@ class Report:
         curves = {case: points for case, run in runs.items() if (points := run.curve(self.axis))}
         base = [p for case, p in curves.items() if (case.series, case.factor) == self.baseline]
         targets = reckon.targets(base, self.shares)
-        seeds = self._seeds({case: runs[case] for case in curves}, curves, targets)
+        seeds = self._seeds(runs, curves)
         if not seeds:
             return "No run has an evaluation yet."
         folder.mkdir(parents=True, exist_ok=True)
         self._csv(seeds, targets, folder / "table.csv")
         self._draw_curves(curves, folder / f"over-{self.axis.name.lower()}.png")
-        if self.against and targets:
+        if self.against:
             self._draw_ratios(list(seeds.values()), folder / "ratios.png")
         print(f"figures and table.csv are in {folder}", file=sys.stderr)
         claims = [claim.held(list(seeds.values())) for claim in self.claims]
         head = ["| claim | asked | median (range) over seeds | holds |", "|---|---|---|---|"]
         return "\n".join([*self._series(list(seeds.values()), targets), "", *head, *claims])
 
-    def _seeds(
-        self, runs: Mapping[Case, Run], curves: Mapping[Case, Points], targets: Sequence[float]
-    ) -> dict[int, Figures]:
+    def _seeds(self, runs: Mapping[Case, Run], curves: Mapping[Case, Points]) -> dict[int, Figures]:
         seeds: dict[int, Figures] = {}
-        falling = not self.measure.rises
-        for seed in dict.fromkeys(case.seed for case in runs):
-            mine = {(c.series, c.factor): c for c in runs if c.seed == seed}
+        for seed in dict.fromkeys(case.seed for case in curves):
+            mine = {(c.series, c.factor): c for c in curves if c.seed == seed}
             seeds[seed] = Figures(
                 values={
                     key: {column.label: column.of(runs[case]) for column in self.columns}
                     for key, case in mine.items()
                 },
-                arrivals={
-                    key: [
-                        reckon.arrival(curves[case], target, falling=falling) for target in targets
-                    ]
-                    for key, case in mine.items()
-                },
+                curves={key: curves[case] for key, case in mine.items()},
+                falling=not self.measure.rises,
             )
         return seeds
+
+    def _arrivals(self, found: Figures, key: Key, targets: Sequence[float]) -> list[float]:
+        falling = not self.measure.rises
+        return [reckon.arrival(found.curves[key], each, falling=falling) for each in targets]
 
     def _heads(self, targets: Sequence[float]) -> list[str]:
         heads = ["series", *([self.factor] if self.factor else []), "seeds"]
@@ -108,8 +103,10 @@ class Report:
                 values = [each.at(key, column) for each in there]
                 spread = f" ± {stdev(values):{column.form}}" if len(values) > 1 else ""
                 cells.append(f"{fmean(values):{column.form}}{spread}")
-            for place in range(len(targets)):
-                middle = median(each.arrivals[key][place] for each in there)
+            for arrivals in zip(
+                *(self._arrivals(each, key, targets) for each in there), strict=True
+            ):
+                middle = median(arrivals)
                 cells.append("never" if math.isinf(middle) else f"{middle:{form}}")
             lines.append(f"| {' | '.join(cells)} |")
         return lines
@@ -121,9 +118,9 @@ class Report:
             units = [f"{self.axis} to {target:.4f}" for target in targets]
             writer.writerow(["series", "factor", "seed", *labels, *units])
             for seed, found in seeds.items():
-                for (series, factor), values in found.values.items():
-                    cells = [*values.values(), *found.arrivals[series, factor]]
-                    writer.writerow([series, factor, seed, *(f"{each:.4f}" for each in cells)])
+                for key, values in found.values.items():
+                    cells = [*values.values(), *self._arrivals(found, key, targets)]
+                    writer.writerow([*key, seed, *(f"{each:.4f}" for each in cells)])
 
     def _draw_curves(self, curves: Mapping[Case, Points], path: Path) -> None:
         panels: dict[str, dict[str, list[Points]]] = {}
@@ -142,13 +139,13 @@ class Report:
                     ratio
                     for each in seeds
                     if not math.isnan(
-                        ratio := each.speedup((against, factor), (series, factor), self.decisive)
+                        ratio := each.speedup((against, factor), (series, factor), DECISIVE)
                     )
                 ]
                 if found and 0 < (middle := median(found)) < math.inf:
                     lines.setdefault(series, []).append((factor, middle))
-        share = f"{100 * self.shares[self.decisive]:g} % of the way"
-        figures.draw_lines(panels, x=self.factor, y=f"{share}: its time / own time", path=path)
+        y = f"its time / own time, {DECISIVE:.0%} of its way"
+        figures.draw_lines(panels, x=self.factor, y=y, path=path)
 
 
 def _keys(seeds: Sequence[Figures]) -> list[Key]:

@@ -42,7 +42,6 @@ def _claims() -> list[Claim]:
                 f"{where}: time in which D-PSGD goes 90 % of its way / SWIFT's",
                 base=base,
                 own=own,
-                target=1,
                 least=1.0 if slowness == 1 else 1.2,
             ),
             ahead(

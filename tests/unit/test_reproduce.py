@@ -124,9 +124,28 @@ def test_a_claim_holds_by_the_median_of_the_seeds_that_know(
 
 
 def test_a_figure_of_a_run_that_is_missing_is_unknown(scripts: Mapping[str, ModuleType]) -> None:
-    seed = scripts["claims"].Figures(values={}, arrivals={("base", 1.0): [3.0]})
+    seed = scripts["claims"].Figures(values={}, curves={("base", 1.0): RISING})
     assert math.isnan(seed.at(("own", 1.0), scripts["runs"].ACCURACY))
-    assert math.isnan(seed.speedup(("base", 1.0), ("own", 1.0), 0))
+    assert math.isnan(seed.speedup(("base", 1.0), ("own", 1.0), 0.5))
+    assert math.isnan(seed.speedup(("own", 1.0), ("base", 1.0), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("falling", "share", "expected"),
+    [(False, 0.5, 1.5), (False, 1.0, 0.0), (True, 0.5, 1.5), (True, 1.0, 0.0)],
+)
+def test_a_speedup_is_to_a_share_of_the_way_that_the_baseline_goes(
+    scripts: Mapping[str, ModuleType], falling: bool, share: float, expected: float
+) -> None:
+    """Whatever others reach: one may never get as far as the baseline, or further."""
+    sign = -1 if falling else 1
+    base = [(0.0, 0.0), (1.0, sign * 0.2), (3.0, sign * 0.5), (4.0, sign * 1.0)]
+    own = [(0.0, 0.0), (2.0, sign * 0.6)]
+    claims = scripts["claims"]
+    seed = claims.Figures(
+        values={}, curves={("base", 1.0): base, ("own", 1.0): own}, falling=falling
+    )
+    assert seed.speedup(("base", 1.0), ("own", 1.0), share) == expected
 
 
 def test_points_ahead_and_quotients(scripts: Mapping[str, ModuleType]) -> None:
@@ -172,8 +191,8 @@ def test_a_report_from_run_folders(scripts: Mapping[str, ModuleType], tmp_path: 
     report = scripts["report"].Report(
         baseline=base,
         claims=[
-            claims.Claim(says="sooner", of=lambda seed: seed.speedup(base, own, 0), least=1.5),
-            claims.Claim(says="at all", of=lambda seed: seed.speedup(base, own, 1), least=1.5),
+            claims.Claim(says="sooner", of=lambda seed: seed.speedup(base, own, 0.5), least=1.5),
+            claims.Claim(says="at all", of=lambda seed: seed.speedup(base, own, 1.0), least=1.5),
         ],
         shares=(0.5, 1.0),
     )
