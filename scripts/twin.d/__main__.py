@@ -11,11 +11,11 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -35,6 +35,10 @@ ROUNDS: Final = 100
 LEARNING_RATE: Final = 0.02
 """So that 90 % is reached after dozens of rounds: which one it is hangs less on chance."""
 TIME_BOUND, BYTES_BOUND = 0.10, 0.01
+
+
+Summaries: TypeAlias = Sequence[dict[str, Any] | None]
+"""One for each seed; None where the run has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,7 @@ class Twin:
                 "learning_rate": LEARNING_RATE,
                 "partition": {"kind": "dirichlet", "alpha": 1.0},
             },
-            "stop": {"rounds": ROUNDS, "time": "10m"},
+            "stop": {"rounds": ROUNDS, "time": "10min"},
         }
 
 
@@ -119,8 +123,10 @@ FIGURES: Final = (
 )
 
 
-def run(twin: Twin, verb: str, seed: int, results: Path, options: list[str]) -> dict[str, Any]:
-    """One run's summary; a run that was made before is not made again."""
+def run(
+    twin: Twin, verb: str, seed: int, results: Path, options: list[str]
+) -> dict[str, Any] | None:
+    """One run's summary, None if it has none; a run that was made before is not made again."""
     name = f"{twin.name}-{verb}-{seed}"
     folder = results / twin.name / name
     if not (folder / "verdict.json").exists():
@@ -133,16 +139,22 @@ def run(twin: Twin, verb: str, seed: int, results: Path, options: list[str]) -> 
         if done.returncode:
             print(f"{twin.name}/{name}: exit status {done.returncode}\n{done.stdout[-1000:]}"
                   f"{done.stderr[-1000:]}", file=sys.stderr)  # fmt: skip
+    if not (folder / "summary.json").exists():
+        return None
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 
 
-def rows(twin: Twin, real: list[dict[str, Any]], simulated: list[dict[str, Any]]) -> Iterator[str]:
+def rows(twin: Twin, real: Summaries, simulated: Summaries) -> Iterator[str]:
     """Lines of the table, with what misses its bound marked."""
+    if None in (*real, *simulated):
+        yield f"| {twin.name} | a run failed, see above | - | - | - | **no** |"
+        return
     for figure in FIGURES:
         ours, theirs = _median(figure, simulated), _median(figure, real)
         if ours is None or theirs is None:
-            yield f"| {twin.name} | {figure.label} | {_cell(theirs)} | {_cell(ours)} | - | |"
+            holds = "" if figure.bound is None or ours == theirs else "**no**"
+            yield f"| {twin.name} | {figure.label} | {_cell(theirs)} | {_cell(ours)} | - | {holds} |"
             continue
         apart = (ours - theirs) / theirs if theirs else 0.0
         holds = "" if figure.bound is None else "yes" if abs(apart) <= figure.bound else "**no**"
@@ -152,8 +164,10 @@ def rows(twin: Twin, real: list[dict[str, Any]], simulated: list[dict[str, Any]]
         )
 
 
-def _median(figure: Figure, summaries: list[dict[str, Any]]) -> float | None:
-    found = [value for summary in summaries if (value := figure.of(summary)) is not None]
+def _median(figure: Figure, summaries: Summaries) -> float | None:
+    found = [
+        value for summary in summaries if summary and (value := figure.of(summary)) is not None
+    ]
     return median(found) if len(found) == len(summaries) else None
 
 
@@ -178,11 +192,10 @@ def main() -> int:
         for nodes in options.nodes:
             for algorithm in options.algorithms:
                 twin = Twin(shape=shape, nodes=nodes, algorithm=algorithm)
-                real = [
-                    run(twin, "up", seed, results, ["--backend", options.backend])
-                    for seed in options.seeds
-                ]
-                simulated = [run(twin, "sim", seed, results, []) for seed in options.seeds]
+                real, simulated = (
+                    [run(twin, verb, seed, results, more) for seed in options.seeds]
+                    for verb, more in (("up", ["--backend", options.backend]), ("sim", []))
+                )
                 for line in rows(twin, real, simulated):
                     missed |= "**no**" in line
                     print(line, flush=True)
