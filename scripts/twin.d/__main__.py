@@ -151,17 +151,14 @@ def rows(twin: Twin, real: Summaries, simulated: Summaries) -> Iterator[str]:
         yield f"| {twin.name} | a run failed, see above | - | - | - | **no** |"
         return
     for figure in FIGURES:
-        ours, theirs = _median(figure, simulated), _median(figure, real)
-        if ours is None or theirs is None:
-            holds = "" if figure.bound is None or ours == theirs else "**no**"
-            yield f"| {twin.name} | {figure.label} | {_cell(theirs)} | {_cell(ours)} | - | {holds} |"
-            continue
-        apart = (ours - theirs) / theirs if theirs else 0.0
-        holds = "" if figure.bound is None else "yes" if abs(apart) <= figure.bound else "**no**"
-        yield (
-            f"| {twin.name} | {figure.label} | {_cell(theirs)} | {_cell(ours)} "
-            f"| {apart:+.1%} | {holds} |"
-        )
+        theirs, ours = _median(figure, real), _median(figure, simulated)
+        apart, holds = "-", ours == theirs
+        if ours is not None and theirs:
+            far = (ours - theirs) / theirs
+            apart, holds = f"{far:+.1%}", abs(far) <= (figure.bound or 0)
+        verdict = "" if figure.bound is None else "yes" if holds else "**no**"
+        cells = (twin.name, figure.label, _cell(theirs), _cell(ours), apart, verdict)
+        yield f"| {' | '.join(cells)} |"
 
 
 def _median(figure: Figure, summaries: Summaries) -> float | None:
