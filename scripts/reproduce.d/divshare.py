@@ -149,12 +149,15 @@ def _topology(scale: Scale, scope: Scope, series: str, factor: float, seed: int)
 
 
 def _cases(scale: Scale, scope: Scope) -> Iterator[Case]:
-    """Seed by seed, so that an interrupted study has all of what it has."""
-    for seed in scope.seeds:
-        for factor in FACTORS:
-            for series in ALGORITHMS:
-                topology = _topology(scale, scope, series, factor, seed)
-                yield Case(series=series, factor=factor, seed=seed, topology=topology)
+    """Seed by seed, so that an interrupted study has all of what it has; what claims are about
+    before the papers' own forms."""
+    for paper in (False, True):
+        for seed in scope.seeds:
+            for factor in FACTORS:
+                for series in ALGORITHMS:
+                    if (series in OVERLAYS) is paper:
+                        topology = _topology(scale, scope, series, factor, seed)
+                        yield Case(series=series, factor=factor, seed=seed, topology=topology)
 
 
 def _sooner() -> list[Claim]:
