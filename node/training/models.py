@@ -120,8 +120,8 @@ def drawn(model: FlatModel, *, seed: int) -> Vector:
     on torch's generators.
 
     Linear and convolution layers, weights and biases: uniform in +-1/sqrt(fan-in), which is what
-    torch's own `reset_parameters` amounts to. Embeddings: uniform in +-0.05, as DivShare's artifact
-    has it for its matrix factorisation. Normalisation layers: weights 1, biases 0.
+    torch's own `reset_parameters` amounts to. Embeddings: uniform in +-0.05, factors around their
+    `CENTRE`. Normalisation layers: weights 1, biases 0.
 
     Raises:
         ConfigError: a layer that there is no rule for.
@@ -137,7 +137,8 @@ def drawn(model: FlatModel, *, seed: int) -> Vector:
                 bound = 1 / math.sqrt(layer.weight[0].numel())
                 vector[span] = rng.uniform(-bound, bound, slot.size)
             case nn.Embedding():
-                vector[span] = rng.uniform(-_EMBEDDING, _EMBEDDING, slot.size)
+                centre = layer.CENTRE if isinstance(layer, nets.Factors) else 0.0
+                vector[span] = centre + rng.uniform(-_EMBEDDING, _EMBEDDING, slot.size)
             case nn.GroupNorm() | nn.LayerNorm():
                 vector[span] = 1 if name == "weight" else 0
             case _:

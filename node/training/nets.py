@@ -130,6 +130,18 @@ def resnet18(problem: Problem) -> nn.Module:
     return made
 
 
+class Factors(nn.Embedding):
+    """Factors of users or items."""
+
+    CENTRE = math.sqrt(3.5 / _FACTORS)
+    """Around which they begin: the product is then 3.5 stars, about the mean of all ratings.
+
+    Around 0, as in DivShare's artifact, both gradients are next to nothing, and what a node learns
+    of its users is averaged with the factors of all those who know nothing of them: nothing is
+    learnt for hundreds of rounds.
+    """
+
+
 class MatrixFactorisation(nn.Module):
     """A rating is the product of a user's and an item's 20 factors (Koren et al. 2009), without
     biases: 20 * (610 + 9,724) = 206,680 parameters for ml-latest-small."""
@@ -138,8 +150,8 @@ class MatrixFactorisation(nn.Module):
         super().__init__()
         _needs(problem, Task.RATING, "matrix-factorisation")
         users, items = problem.sizes
-        self.users = nn.Embedding(users, _FACTORS)
-        self.items = nn.Embedding(items, _FACTORS)
+        self.users = Factors(users, _FACTORS)
+        self.items = Factors(items, _FACTORS)
 
     def forward(self, pairs: Tensor) -> Tensor:
         """(ratings,), of (ratings, 2) users and items."""
