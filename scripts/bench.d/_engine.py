@@ -1,147 +1,94 @@
-"""Nodes on a simulated network with training off: what the engine alone does (`engine`)."""
+"""A simulation with training off, as `deploy sim --no-training` runs it (`engine`)."""
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
+from deploy.plan import BackendKind, make_plan
+from deploy.sim_network import Timeline
+from deploy.topology.load import parse_topology
+from node.config import NodeConfig, Pacing
+from node.sim.interfaces import Sharing
+from node.sim.records import Records
+from node.sim.untrained import Untrained
+from node.sim.world import Setting, World
+from node.units import MICROSECOND, MILLISECOND
 
-from node.algorithms import make
-from node.config import Deadlines, Pacing, PathSpec, StopConfig
-from node.core.effects import DropQueued, Effect, Evaluate, Send, Train
-from node.core.events import Evaluated, Event, Received, Started, Trained
-from node.core.ids import NodeId
-from node.core.parts import Layout
-from node.core.peer import Peer, PeerSetting
-from node.sim.interfaces import Access, Path, Sharing
-from node.sim.mesh import Mesh
-from node.sim.network import Network
-from node.sim.queue import EventQueue
-from node.units import MICROSECOND, MILLISECOND, SECOND
-
-MODEL_BYTES = 89_834 * 4
-"""GN-LeNet, for which a small model stands."""
-LAYOUT = Layout.of({"weight": (20, 48), "bias": (40,)})
-FAST, SLOW = 60_000_000, 12_000_000
+SIZE = 1_000
+"""Parameters of the model that stands for GN-LeNet's 89,834."""
+FRAGMENT = 89_834 * 4 // 10
+"""Bytes that a fragment of it stands for."""
+STEPS = 8
 ROUND_NS = 800 * MILLISECOND
 """A fast node needs 0.29 s for its messages of a round, a slow one 1.44 s: half are cancelled."""
-
-
-class Star:
-    """Each node has one link, as fast up as down; all meet in the middle.
-
-    Args:
-        slow: every so manieth node is slow; 0: none.
-    """
-
-    def __init__(self, nodes: int, *, slow: int) -> None:
-        self.names = tuple(NodeId(f"n{i:04d}") for i in range(nodes))
-        self._rates = {
-            name: SLOW if slow and i % slow else FAST for i, name in enumerate(self.names)
-        }
-        self._specs = {rate: PathSpec(rate_bps=rate, delay_ns=MILLISECOND) for rate in (FAST, SLOW)}
-
-    def path(self, source: NodeId, target: NodeId) -> Path | None:
-        rate = min(self._rates[source], self._rates[target])
-        return Path(spec=self._specs[rate], links=(f"{source}/up", f"{target}/down"))
-
-    def access(self, node: NodeId) -> Access:
-        return Access(kind=self._rates[node], up=(f"{node}/up",), down=(f"{node}/down",))
-
-    def capacity(self, link: str) -> int:
-        return self._rates[NodeId(link.split("/")[0])]
-
-
-class Node:
-    """A peer machine and its mesh; training takes `ROUND_NS` and changes nothing."""
-
-    def __init__(
-        self, network: Network, me: NodeId, index: int, *, degree: int, pacing: Pacing
-    ) -> None:
-        self._queue = network.queue
-        self._index = index
-        self.delivered = 0
-        setting = PeerSetting(
-            me=me,
-            peers=tuple(name for name in network.members if name != me),
-            members=len(network.members),
-            seed=7,
-            layout=LAYOUT,
-            stop=StopConfig(time_ns=3600 * SECOND),
-            evaluate_every=1000,
-        )
-        algorithm = make("divshare", {"degree": degree})
-        self.peer = Peer(
-            setting=setting, algorithm=algorithm, initial=np.zeros(LAYOUT.size, np.float32)
-        )
-        self.mesh = Mesh(
-            network=network,
-            host=self,
-            me=me,
-            pacing=pacing,
-            deadlines=Deadlines(),
-            unheard=self.peer.unheard,
-        )
-
-    def from_mesh(self, event: Event) -> None:
-        if type(event) is Received:
-            self.delivered += 1
-        for effect in self.peer.step(event, now=self._queue.now):
-            self._perform(effect)
-
-    def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, Send):
-            self.mesh.send(effect)
-        elif isinstance(effect, DropQueued):
-            self.mesh.drop(effect)
-        elif isinstance(effect, Train):
-            # Not all at one time, which would be easier.
-            self._queue.after(ROUND_NS + self._index * 97 * MICROSECOND, self._trained, effect)
-        elif isinstance(effect, Evaluate):
-            self.from_mesh(Evaluated(round=effect.round, accuracy=0.0, loss=0.0))
-
-    def _trained(self, job: Train) -> None:
-        trained = Trained(job=job.job, parameters=job.parameters, loss=0.0, steps=job.steps)
-        self.from_mesh(trained)
+_FILE = """
+name: engine
+nodes: {{fast: {{replicas: {fast}}}{slow}}}
+network:
+  bridges: [hub]
+  links:
+    - {{from: fast, to: hub, rate: 60mbit, delay: 500us}}
+{links}
+overlay: full
+algorithm: {{name: divshare, omega: 0.1, degree: 6, local_steps: 8}}
+training: {{dataset: digits, model: mlp, message_size: 359336B, evaluate_every: 1000}}
+stop: {{time: 1h}}
+"""
+_SLOW = "    - {from: slow, to: hub, rate: 12mbit, delay: 500us}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bed:
-    """A network with its nodes, all connected and started."""
+    """A run that is under way; `world.run` plays on."""
 
-    queue: EventQueue
-    nodes: list[Node]
+    world: World
 
     @property
     def delivered(self) -> int:
-        return sum(node.delivered for node in self.nodes)
+        """Fragments that have come to an algorithm so far."""
+        traffic = (host.mesh.traffic for host in self.world.hosts.values())
+        return sum(each.model_received for each in traffic) // FRAGMENT
 
 
-def bed(
-    nodes: int,
-    sharing: Sharing,
-    *,
-    slow: int = 0,
-    degree: int = 6,
-    pacing: Pacing = Pacing.SEQUENTIAL,
-) -> Bed:
-    """All nodes know each other, and are connected and started."""
-    queue, star = EventQueue(), Star(nodes, slow=slow)
-    network = Network(
-        queue=queue,
-        view=star,
-        members=star.names,
-        sharing=sharing,
-        seed=7,
-        message_bytes=MODEL_BYTES,
-        model_bytes=4 * LAYOUT.size,
+def bed(nodes: int, sharing: Sharing, *, slow: int = 0, pacing: Pacing = Pacing.SEQUENTIAL) -> Bed:
+    """A run that is about to start.
+
+    Args:
+        slow: how many of the nodes have a slow link.
+    """
+    text = _FILE.format(
+        fast=nodes - slow,
+        slow=f", slow: {{replicas: {slow}}}" if slow else "",
+        links=_SLOW if slow else "",
     )
-    lives = [
-        Node(network, name, i, degree=degree, pacing=pacing) for i, name in enumerate(star.names)
-    ]
-    for node in lives:
-        node.mesh.connect(name for name in star.names if name != node.mesh.me)
-    queue.run(until=SECOND)
-    for node in lives:
-        node.from_mesh(Started())
-    return Bed(queue=queue, nodes=lives)
+    topology = parse_topology(text.encode(), path=Path("/engine.yaml"), overrides=())
+    plan = make_plan(topology, run_id="engine", backend=BackendKind.SIM)
+    setting = Setting(
+        coordinator=plan.coordinator,
+        nodes={
+            node.name: _of_its_own(node.config, place, pacing)
+            for place, node in enumerate(plan.nodes)
+        },
+        sharing=sharing,
+    )
+    world = World(
+        setting,
+        timeline=Timeline(topology),
+        trainers=Untrained.of_size(SIZE),
+        records=Records(Path(tempfile.mkdtemp(prefix="bench-"))),
+    )
+    world.begin()
+    return Bed(world=world)
+
+
+def _of_its_own(config: NodeConfig, place: int, pacing: Pacing) -> NodeConfig:
+    """Not all nodes at one time, which would be easier."""
+    step = (ROUND_NS + place * 97 * MICROSECOND) // STEPS
+    return dataclasses.replace(
+        config,
+        compute=dataclasses.replace(config.compute, step_ns=step),
+        algorithm=dataclasses.replace(config.algorithm, pacing=pacing),
+    )

@@ -1,8 +1,8 @@
 """The simulator's engine alone: DivShare with J = 6 and 10 fragments, training off, one core.
 
-A transfer is one fragment that has come to one peer's algorithm, through the machines and the mesh
-of a run. A model of 1,000 parameters stands for one of 359 kB; every node has 60 Mbit/s up and
-down, and knows all others.
+A transfer is one fragment that has come to one peer's algorithm, through all that a run of `deploy
+sim --no-training` consists of. A model of 1,000 parameters stands for one of 359 kB; every node has
+60 Mbit/s up and down, and knows all others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from rows import Bench, Row
 
 from node.config import Pacing
 from node.sim.interfaces import Sharing
-from node.units import SECOND
 
 _WARM = 2
 """Rounds that are not counted."""
@@ -27,7 +26,9 @@ MEMORY_KIB = 100
 
 def started(nodes: int, sharing: Sharing, **others: object) -> Bed:
     made = bed(nodes, sharing, **others)  # type: ignore[arg-type]
-    made.queue.run(until=SECOND + _WARM * ROUND_NS)
+    while made.delivered == 0:
+        made.world.run(events=10_000)
+    made.world.run(until=made.world.now + _WARM * ROUND_NS)
     gc.freeze()  # what is there stays, and need not be looked at again and again
     return made
 
@@ -37,8 +38,9 @@ def rate(made: Bed, *, rounds: int) -> float:
     rates = []
     for _ in range(rounds):
         before, begin = made.delivered, time.process_time()
-        made.queue.run(until=made.queue.now + ROUND_NS)
-        rates.append((made.delivered - before) / (time.process_time() - begin))
+        made.world.run(until=made.world.now + ROUND_NS)
+        took = time.process_time() - begin
+        rates.append((made.delivered - before) / took)
     return statistics.median(rates)
 
 
@@ -56,7 +58,7 @@ def engine() -> list[Row]:
                     holds=measured >= least,
                 )
             )
-    crowd = started(60, Sharing.FAIR, slow=2, pacing=Pacing.PARALLEL)
+    crowd = started(60, Sharing.FAIR, slow=30, pacing=Pacing.PARALLEL)
     rows.append(
         Row(
             figure="the same, 60 nodes, fair, half of them with 12 Mbit/s, parallel pacing",
@@ -76,8 +78,9 @@ def memory() -> Row:
     gc.collect()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    models = sum(node.peer.parameters.nbytes for node in made.nodes)
-    each = (held - models) / len(made.nodes) / 1024
+    hosts = made.world.hosts.values()
+    models = sum(host.machine.parameters.nbytes for host in hosts)
+    each = (held - models) / len(hosts) / 1024
     return Row(
         figure=f"memory a node, 1,000 nodes, {_WARM} rounds, models apart",
         value=each,
