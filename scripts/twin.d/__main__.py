@@ -31,8 +31,9 @@ ALGORITHMS: Final[dict[str, dict[str, Any]]] = {
     "divshare": {"name": "divshare", "omega": 0.1, "degree": 2, "local_steps": 8},
     "dpsgd": {"name": "dpsgd", "local_steps": 8},
 }
-OVERLAYS: Final = {"divshare": "network", "dpsgd": "ring"}
-"""Around a switch DivShare draws from all nodes; D-PSGD would send its model to each of them."""
+OVERLAYS: Final = {("star", "divshare"): "network"}
+"""All others exchange in a ring. Around a switch DivShare draws from all nodes, where D-PSGD would
+send its model to each of them."""
 ROUNDS: Final = 100
 LEARNING_RATE: Final = 0.02
 """So that 90 % is reached after dozens of rounds: which one it is hangs less on chance."""
@@ -70,7 +71,7 @@ class Twin:
                 "shape": self.shape,
                 "link": {"rate": f"{rate:g}kbit", "delay": f"{link['delay_ms']}ms"},
             },
-            "overlay": OVERLAYS[self.algorithm],
+            "overlay": OVERLAYS.get((self.shape, self.algorithm), "ring"),
             "algorithm": ALGORITHMS[self.algorithm],
             "training": {
                 "dataset": "digits",
