@@ -67,10 +67,14 @@ def _algorithm(base: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _meanings(config: type[Any]) -> dict[str, str]:
-    """What the `Args:` of a docstring say about each option."""
-    text = inspect.cleandoc(config.__doc__ or "").partition("Args:\n")[2]
-    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
-    return {key: " ".join(meaning.split()) for key, meaning in found}
+    """What the `Args:` of a class and its bases say about each option; the class has the last
+    word."""
+    meanings: dict[str, str] = {}
+    for each in reversed(config.__mro__):
+        text = inspect.cleandoc(each.__doc__ or "").partition("Args:\n")[2]
+        found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
+        meanings |= {key: " ".join(meaning.split()) for key, meaning in found}
+    return meanings
 
 
 def _tidy(part: Any) -> Any:

@@ -6,7 +6,8 @@ deadlocks; with an eye on sacs-epfl/async-dl (`ADPSGDNode.py`). No barrier. Node
 passive, and average across that line only:
 
 * every node trains `local_steps` mini-batch steps (1 in the paper) from its model x, and when they
-  end adds what they changed to the model that is there then: x <- x + (trained - start);
+  end adds what they changed to the model that is there then: x <- x + (trained - start). The model
+  that is evaluated is the one before that: an average, as with other algorithms;
 * meanwhile an active node i exchanges with one random passive neighbour j at a time. It sends x_i.
   j answers with its own model x_j as it is, and takes (x_i + x_j) / 2 at once. With the answer i
   adds (x_j - x_i as sent) / 2: the average where i has not trained meanwhile, and the paper's order
@@ -24,13 +25,18 @@ every second node by name order is active. The plan tells each node (`partners`)
 
 What gets lost: exchanges are numbered, and a passive node keeps its answer until the active one
 says that it has it (`done`). Where an answer does not come (the connection broke, or `timeout_s` is
-over) the active node asks for it (`ask`), and goes on with other neighbours meanwhile. The passive
-node sends the answer again, or says that there is none (`void`), and will not take that request any
-more should it come yet. So an exchange is done by both or by none as soon as the two can talk
-again. An answer that comes late counts as the same difference, which keeps the sum, but is no
-average any more; it is recorded (`late`), and so is what is unsettled at the end of each round
-(`open`). Where one of the two is started again, its half is gone with its model, and the exchange
-is void. What is unsettled when the run ends stays so.
+over) the active node cancels the request if it is still queued, asks for the answer (`ask`), and
+goes on with other neighbours meanwhile. The passive node sends the answer again, or says that there
+is none (`void`), and will not take that request any more should it come yet. So an exchange is done
+by both or by none as soon as the two can talk again. An answer that comes late counts as the same
+difference, which keeps the sum, but is no average any more; it is recorded (`late`), and so is what
+is unsettled at the end of each round (`open`). Where one of the two is started again, its half is
+gone with its model, and the exchange is void.
+
+Who has ended its rounds (`stop: {rounds: ...}`) changes its model no more, but has a word for those
+that go on. A passive node that has ended answers requests with `void` and that it is `over`: it is
+asked no more. An active one to which an answer still comes says `undo`, and the passive node takes
+its half back (`undone`). What is unsettled when both have ended stays so.
 """
 
 from __future__ import annotations
@@ -43,6 +49,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from node.algorithms.common import LocalSteps, whole_model
 from node.config import Mode
 from node.core.algorithm import Algorithm, Context
 from node.core.events import PeerChange
@@ -62,6 +69,7 @@ class _Kind(StrEnum):
     DONE = "done"
     ASK = "ask"
     VOID = "void"
+    UNDO = "undo"
 
 
 _KINDS: Final = frozenset(_Kind)
@@ -90,31 +98,48 @@ class _Exchange:
     due: Nanos
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Answer:
+    """What became of the newest request of a partner.
+
+    Args:
+        number: of it, or of the newest that will not be taken any more.
+        message: the answer, until the partner has it; None also if there was none.
+        theirs: the model that was requested with.
+    """
+
+    number: int
+    message: PeerMessage | None = None
+    theirs: Vector | None = None
+
+
+_NOTHING: Final = _Answer(number=0)
+
+
 class ADPSGD(Algorithm):
     """See the module; `Config` holds the options."""
 
     MODES: ClassVar[tuple[Mode, ...]] = (Mode.ASYNC,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(LocalSteps):
         """Options under `algorithm:`.
 
         Args:
             local_steps: mini-batch steps a round; 1 in the paper.
             pace: see `Pace`.
-            timeout_s: seconds from a request to asking what became of it.
+            timeout_s: seconds from a request to asking what became of it; longer than two models
+                take on the slowest link, as one that is on its way then is refused.
             partners: not for topology files; the plan sets it to the names of an active node's
                 passive neighbours, separated by blanks, and to nothing for a passive node.
         """
 
-        local_steps: int = 8
         pace: Pace = Pace.ROUND
         timeout_s: float = 60.0
         partners: str | None = None
 
         def __post_init__(self) -> None:
-            if self.local_steps < 1:
-                raise ValueError(f"local_steps must be at least 1, not {self.local_steps}")
+            LocalSteps.__post_init__(self)
             if not self.timeout_s > 0:
                 raise ValueError(f"timeout_s must be above 0, not {self.timeout_s}")
 
@@ -125,8 +150,7 @@ class ADPSGD(Algorithm):
         self._start: Vector | None = None
         """The model that the training job began with."""
         self._timeout = round(config.timeout_s * SECOND)
-        self._lost: set[NodeId] = set()
-        self._counts = {"models": 0, "late": 0, "void": 0, "repeated": 0}
+        self._counts = {"models": 0, "late": 0, "void": 0, "repeated": 0, "undone": 0}
         # Of an active node.
         self._partners: tuple[NodeId, ...] = ()
         self._open: dict[NodeId, _Exchange] = {}
@@ -134,10 +158,11 @@ class ADPSGD(Algorithm):
         self._current: NodeId | None = None
         """Whose answer is waited for; the others in `_open` are out of reach or late."""
         self._number = 0
+        self._over: set[NodeId] = set()
+        """Partners that have ended their rounds."""
         # Of a passive node.
-        self._answers: dict[NodeId, tuple[int, PeerMessage | None]] = {}
-        """By partner, the newest number that was answered or refused, and the answer until the
-        partner has it."""
+        self._answers: dict[NodeId, _Answer] = {}
+        """By partner."""
 
     @classmethod
     def check_overlay(cls, config: Any, overlay: Mapping[NodeId, tuple[NodeId, ...]]) -> None:
@@ -163,17 +188,19 @@ class ADPSGD(Algorithm):
         self._counts["void"] += len(self._open)
         self._open.clear()
         self._current = None
-        self._answers = {peer: (number, None) for peer, (number, _) in self._answers.items()}
+        self._answers = {
+            peer: _Answer(number=answer.number) for peer, answer in self._answers.items()
+        }
         self._begin(ctx)
 
     def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
         assert self._start is not None
-        if ctx.parameters is not self._start:  # averaged meanwhile
-            parameters = ctx.parameters + (parameters - self._start)
-        ctx.set_parameters(parameters)
         ctx.record("aggregate", {"round": ctx.round, "open": len(self._open), **self._counts})
         self._counts = dict.fromkeys(self._counts, 0)
         ctx.end_round()
+        if ctx.parameters is not self._start:  # averaged meanwhile
+            parameters = ctx.parameters + (parameters - self._start)
+        ctx.set_parameters(parameters)
         self._begin(ctx)
 
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
@@ -187,13 +214,33 @@ class ADPSGD(Algorithm):
             case _Kind.ANSWER:
                 self._average(ctx, sender, number, message)
             case _Kind.DONE:
-                if self._answers.get(sender, (0, None))[0] == number:
-                    self._answers[sender] = (number, None)
+                self._forget(sender, number)
             case _Kind.ASK:
                 self._say_again(ctx, sender, number)
             case _Kind.VOID:
                 self._counts["void"] += self._settle(ctx, sender, number) is not None
+                if message.fields.get("over") == 1:
+                    self._over.add(sender)
                 self._follow(ctx)
+            case _Kind.UNDO:
+                self._undo(ctx, sender, number)
+
+    def on_late_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
+        """The rounds here are over: what is done stays done, and nothing is begun."""
+        if self._fault(message) is not None:
+            return
+        number = int(message.fields["number"])
+        match message.kind:
+            case _Kind.REQUEST if number > self._answers.get(sender, _NOTHING).number:
+                self._say_again(ctx, sender, number, over=1)
+            case _Kind.ANSWER:
+                exchange = self._open.get(sender)
+                taken = exchange is None or exchange.number != number
+                self._tell(ctx, sender, _Kind.DONE if taken else _Kind.UNDO, number)
+            case _Kind.DONE:
+                self._forget(sender, number)
+            case _Kind.ASK:
+                self._say_again(ctx, sender, number, over=1)
 
     def on_timer(self, ctx: Context, key: str) -> None:
         """No answer in time: ask what became of it, and go on without."""
@@ -207,17 +254,17 @@ class ADPSGD(Algorithm):
 
     def on_send_failed(self, ctx: Context, target: NodeId, key: str, reason: str) -> None:
         # Its connection broke: some of it may have arrived, or all.
-        if key == _Kind.REQUEST and target in self._open:
+        exchange = self._open.get(target)
+        if exchange is not None and key == _request(exchange.number):
             self._ask(ctx, target)
 
     def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None:
         if change is PeerChange.LOST:
-            self._lost.add(peer)
             if peer == self._current:
                 self._current = None
             self._follow(ctx)
             return
-        self._lost.discard(peer)
+        self._over.discard(peer)  # it may be a new process
         if peer in self._open:
             self._ask(ctx, peer)
 
@@ -232,7 +279,12 @@ class ADPSGD(Algorithm):
 
     def _request(self, ctx: Context) -> None:
         """Begin an exchange with one of the partners that are there, if any is."""
-        free = [p for p in self._partners if p not in self._lost and p not in self._open]
+        reached = set(ctx.reached)
+        free = [
+            peer
+            for peer in self._partners
+            if peer in reached and peer not in self._open and peer not in self._over
+        ]
         if not free:
             return
         peer = free[int(ctx.rng("peers").integers(len(free)))]
@@ -241,12 +293,14 @@ class ADPSGD(Algorithm):
         due = ctx.now + self._timeout
         self._open[peer] = _Exchange(number=self._number, sent=ctx.parameters, due=due)
         self._current = peer
-        self._send_model(ctx, peer, _Kind.REQUEST, self._number)
+        request = _model(ctx, _Kind.REQUEST, self._number)
+        ctx.send(peer, request, key=_request(self._number))
         self._arm(ctx)
 
     def _average(self, ctx: Context, sender: NodeId, number: int, message: PeerMessage) -> None:
         """The answer: change by what the other end has changed by, in the other direction."""
-        assert message.part is not None
+        theirs = whole_model(message)
+        assert theirs is not None
         self._tell(ctx, sender, _Kind.DONE, number)
         late = sender != self._current
         exchange = self._settle(ctx, sender, number)
@@ -255,13 +309,15 @@ class ADPSGD(Algorithm):
             return
         self._counts["models"] += 1
         self._counts["late"] += late
-        ctx.set_parameters(ctx.parameters + _half(message.part.values, exchange.sent))
+        ctx.set_parameters(ctx.parameters + _half(theirs, exchange.sent))
         self._follow(ctx)
 
     def _ask(self, ctx: Context, peer: NodeId) -> None:
         exchange = self._open[peer]
         exchange.due = ctx.now + self._timeout
-        if peer not in self._lost:
+        # The question overtakes it, and what comes after that is refused.
+        ctx.drop_queued(key_prefix=_request(exchange.number))
+        if peer in ctx.reached:
             self._tell(ctx, peer, _Kind.ASK, exchange.number)
 
     def _settle(self, ctx: Context, peer: NodeId, number: int) -> _Exchange | None:
@@ -292,38 +348,47 @@ class ADPSGD(Algorithm):
 
     def _answer(self, ctx: Context, sender: NodeId, number: int, message: PeerMessage) -> None:
         """Answer with the own model, and average at once."""
-        newest, _ = self._answers.get(sender, (0, None))
-        if number <= newest:
+        if number <= self._answers.get(sender, _NOTHING).number:
             # Done already, or refused when it was asked for: never a second time.
             self._counts["repeated"] += 1
             return
-        assert message.part is not None
-        answer = self._send_model(ctx, sender, _Kind.ANSWER, number)
-        self._answers[sender] = (number, answer)
+        theirs, answer = whole_model(message), _model(ctx, _Kind.ANSWER, number)
+        assert theirs is not None
+        ctx.send(sender, answer, key=_Kind.ANSWER.value, supersedes=True)
+        self._answers[sender] = _Answer(number=number, message=answer, theirs=theirs)
         self._counts["models"] += 1
-        ctx.set_parameters(ctx.parameters + _half(message.part.values, ctx.parameters))
+        ctx.set_parameters(ctx.parameters + _half(theirs, ctx.parameters))
 
-    def _say_again(self, ctx: Context, sender: NodeId, number: int) -> None:
+    def _say_again(self, ctx: Context, sender: NodeId, number: int, *, over: int = 0) -> None:
         """The answer, if there is one; otherwise that there is none, which has to stay true."""
-        newest, answer = self._answers.get(sender, (0, None))
-        if number == newest and answer is not None:
-            ctx.send(sender, answer, key=_Kind.ANSWER.value, supersedes=True)
+        newest = self._answers.get(sender, _NOTHING)
+        if number == newest.number and newest.message is not None:
+            ctx.send(sender, newest.message, key=_Kind.ANSWER.value, supersedes=True)
             return
-        if number > newest:
-            self._answers[sender] = (number, None)
-        self._tell(ctx, sender, _Kind.VOID, number)
+        if number > newest.number:
+            self._answers[sender] = _Answer(number=number)
+        self._tell(ctx, sender, _Kind.VOID, number, over=over)
+
+    def _forget(self, sender: NodeId, number: int) -> _Answer:
+        """The exchange is settled; returns what was kept of it."""
+        answer = self._answers.get(sender, _NOTHING)
+        if answer.number == number:
+            self._answers[sender] = _Answer(number=number)
+            return answer
+        return _NOTHING
+
+    def _undo(self, ctx: Context, sender: NodeId, number: int) -> None:
+        """The other end has not taken its half, and will not: take the own one back."""
+        answer = self._forget(sender, number)
+        mine = whole_model(answer.message) if answer.message is not None else None
+        if mine is not None and answer.theirs is not None:
+            ctx.set_parameters(ctx.parameters - _half(answer.theirs, mine))
+            self._counts["undone"] += 1
 
     # --- messages
 
-    def _send_model(self, ctx: Context, peer: NodeId, kind: _Kind, number: int) -> PeerMessage:
-        part = Part(where=Whole(), values=ctx.parameters)
-        fields = {"number": number}
-        message = PeerMessage(kind=kind.value, round=ctx.round, part=part, fields=fields)
-        ctx.send(peer, message, key=kind.value, supersedes=True)
-        return message
-
-    def _tell(self, ctx: Context, peer: NodeId, kind: _Kind, number: int) -> None:
-        message = PeerMessage(kind=kind.value, round=ctx.round, fields={"number": number})
+    def _tell(self, ctx: Context, peer: NodeId, kind: _Kind, number: int, **more: int) -> None:
+        message = PeerMessage(kind=kind.value, round=ctx.round, fields={"number": number, **more})
         ctx.send(peer, message, key=kind.value)
 
     def _fault(self, message: PeerMessage) -> str | None:
@@ -335,7 +400,7 @@ class ADPSGD(Algorithm):
             return f"{message.kind}: no number of an exchange"
         if message.kind not in (_Kind.REQUEST, _Kind.ANSWER):
             return None
-        if message.part is None or message.part.where != Whole():
+        if whole_model(message) is None:
             return f"{message.kind}: no whole model"
         if (message.kind == _Kind.REQUEST) == bool(self.config.partners):
             return f"{message.kind}: for the other side of the overlay"
@@ -362,6 +427,17 @@ def two_sides(overlay: Mapping[NodeId, tuple[NodeId, ...]]) -> dict[NodeId, bool
             active[node] = 2 * sum(coloured) <= len(coloured)
             queue.extend(other for other in overlay[node] if other not in active)
     return active
+
+
+def _request(number: int) -> str:
+    """The key of a request, by which it is cancelled alone: no other begins with it."""
+    return f"request/{number}/"
+
+
+def _model(ctx: Context, kind: _Kind, number: int) -> PeerMessage:
+    """The model as it is now, in a message."""
+    part = Part(where=Whole(), values=ctx.parameters)
+    return PeerMessage(kind=kind.value, round=ctx.round, part=part, fields={"number": number})
 
 
 def _half(theirs: Vector, mine: Vector) -> Vector:

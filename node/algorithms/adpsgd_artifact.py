@@ -8,24 +8,30 @@ Source: sacs-epfl/divshare, `asyncNodes/node/ADPSGD.py`. No barrier; in each rou
 3. take the plain mean of the own model and those that came since the last round, pings and pongs,
    one of each sender.
 
-Who gets a ping sends its snapshot back at once, as a `pong`. So a node sends `degree` models a
-round on average, as in DivShare. It is neither pairwise nor atomic, and mixes with no doubly
-stochastic matrix: for AD-PSGD as it was published see `adpsgd`.
+Who gets a ping queues its snapshot for the other at once, as a `pong`. So a node queues `degree`
+models a round on average, as in DivShare. It is neither pairwise nor atomic, and mixes with no
+doubly stochastic matrix: for AD-PSGD as it was published see `adpsgd`.
 
 What differs from the artifact: an older model never takes the place of a newer one of the same
-sender; peers that are gone are not drawn; `queue: bounded`. And ping and pong are messages of their
-own: in the artifact both are one mutable dict, so that queueing a pong turns the pings that still
-wait into pongs, and fewer models are asked for than meant.
+sender; peers that are gone are not drawn; a node that has ended its rounds answers with its last
+snapshot (there its process is gone); `queue: bounded`. And ping and pong are messages of their own:
+in the artifact both are one mutable dict, so that queueing a pong turns the pings that still wait
+into pongs, and fewer models are asked for than meant.
+
+`queue: bounded` cancels pongs as it cancels pings: with a bound on pings alone the answers of a
+slow node would pile up as everything does in the artifact. A round's pings are queued first, so
+that a node whose link takes less than degree / 2 models a round sends pings only, and answers
+nobody. What a model says and how it counts is the same in both.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from node.algorithms.artifact import Queue
 from node.algorithms.averaging import weighted_mix
+from node.algorithms.common import LocalSteps, usual_degree, whole_model
 from node.config import Mode
 from node.core.algorithm import Algorithm, Context
 from node.core.events import PeerChange
@@ -44,25 +50,22 @@ class ADPSGDArtifact(Algorithm):
     MODES: ClassVar[tuple[Mode, ...]] = (Mode.ASYNC,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
-        """Options under `algorithm:`.
+    class Config(LocalSteps):
+        """Options under `algorithm:`, besides those of `LocalSteps`.
 
         Args:
             degree: models that a node sends in a round (J), half of them unasked; an odd number
                 counts as the even one below. Default ceil(log2(nodes)), at least 2.
-            local_steps: mini-batch steps a round.
             queue: see `Queue`.
         """
 
         degree: int | None = None
-        local_steps: int = 8
         queue: Queue = Queue.UNBOUNDED
 
         def __post_init__(self) -> None:
+            LocalSteps.__post_init__(self)
             if self.degree is not None and self.degree < 2:
                 raise ValueError(f"degree must be at least 2, not {self.degree}")
-            if self.local_steps < 1:
-                raise ValueError(f"local_steps must be at least 1, not {self.local_steps}")
 
     config: Config
 
@@ -71,10 +74,13 @@ class ADPSGDArtifact(Algorithm):
         self._snapshot: tuple[int, Part] | None = None
         self._inbox: dict[NodeId, tuple[int, Vector]] = {}
         self._newest: dict[NodeId, int] = {}
-        self._lost: set[NodeId] = set()
         self._replaced = self._stale = 0
 
     def on_start(self, ctx: Context) -> None:
+        self._inbox.clear()
+        self._newest.clear()
+        self._replaced = self._stale = 0
+        ctx.drop_queued(key_prefix=_KEY)
         self._snapshot = (ctx.round, Part(where=Whole(), values=ctx.parameters))
         ctx.train(steps=self.config.local_steps)
 
@@ -82,8 +88,8 @@ class ADPSGDArtifact(Algorithm):
         if self.config.queue is Queue.BOUNDED:
             ctx.drop_queued(key_prefix=_KEY)
         self._snapshot = (ctx.round, Part(where=Whole(), values=parameters))
-        peers = [peer for peer in ctx.peers if peer not in self._lost]
-        degree = self.config.degree or max(2, math.ceil(math.log2(ctx.members)))
+        peers = ctx.reached
+        degree = self.config.degree or max(2, usual_degree(ctx.members))
         if peers:
             for i in ctx.rng("peers").integers(len(peers), size=degree // 2).tolist():
                 self._send(ctx, peers[i], _PING)
@@ -92,32 +98,34 @@ class ADPSGDArtifact(Algorithm):
         ctx.train(steps=self.config.local_steps)
 
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
-        part = message.part
-        if part is None or part.where != Whole() or message.kind not in (_PING, _PONG):
+        model = whole_model(message)
+        if model is None or message.kind not in (_PING, _PONG):
             reason = f"{message.kind}: neither ping nor pong with a whole model"
             ctx.record("refused", {"sender": sender, "reason": reason})
             return
         if message.round >= self._newest.get(sender, -1):
             self._replaced += sender in self._inbox
             self._newest[sender] = message.round
-            self._inbox[sender] = (message.round, part.values)
+            self._inbox[sender] = (message.round, model)
         else:
             self._stale += 1
         if message.kind == _PING:
             self._send(ctx, sender, _PONG)
 
+    def on_late_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
+        if message.kind == _PING and self._snapshot is not None:
+            # It never changes again: an answer that is still queued for this peer is the same.
+            self._send(ctx, sender, _PONG, supersedes=True)
+
     def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None:
-        if change is PeerChange.LOST:
-            self._lost.add(peer)
-        else:
-            self._lost.discard(peer)
+        if change is not PeerChange.LOST:
             self._newest.pop(peer, None)  # it may be a new process, at an earlier round
 
-    def _send(self, ctx: Context, peer: NodeId, kind: str) -> None:
+    def _send(self, ctx: Context, peer: NodeId, kind: str, *, supersedes: bool = False) -> None:
         assert self._snapshot is not None, "messages come after the start"
         made, part = self._snapshot
         message = PeerMessage(kind=kind, round=made, part=part)
-        ctx.send(peer, message, key=f"{_KEY}{ctx.round}/{kind}")
+        ctx.send(peer, message, key=f"{_KEY}{ctx.round}/{kind}", supersedes=supersedes)
 
     def _mean(self, ctx: Context, parameters: Vector) -> Vector:
         """Consume what has come; in name order, so that arrival order does not change the sum."""

@@ -12,12 +12,14 @@ class Queue(StrEnum):
     round takes less time than sending what it queues, the queue grows without end, and what arrives
     is older each time: that alone can keep a baseline from learning at all.
 
-    Hence a bounded variant, with DivShare's own policy: what is left of a round is cancelled when
-    the next one queues its models. It bounds the queue by the models of one round (and the answers
-    asked for meanwhile) and their age by one round, and leaves the fragments as the only difference
-    between DivShare and `swift-artifact`. The other way, that a newer model takes the place of an
-    older one to the same peer, is a weaker bound: n - 1 models, each of which moves to the end of
-    the queue whenever its peer is drawn again.
+    Hence a bounded variant, with DivShare's own policy: what is left of a round, answers that were
+    asked for in it included, is cancelled when the next one queues its models. It bounds the queue
+    by what one round asks for and its age by one round, and leaves the fragments as the only
+    difference between DivShare and `swift-artifact`. The other way, that a newer model takes the
+    place of an older one to the same peer, is a weaker bound: n - 1 models, each of which moves to
+    the end of the queue whenever its peer is drawn again, or, where it keeps its place, is sent
+    after up to n - 2 others. Which of them the paper's own runs had is not known: the artifact has
+    neither.
     """
 
     BOUNDED = "bounded"

@@ -10,28 +10,6 @@ from node.core.ids import NodeId
 from node.core.parts import Indices, Vector
 
 
-def counted_mean(own: Vector, contributions: Iterable[tuple[Indices, Vector]]) -> Vector:
-    """Mean per parameter over the own value and all contributions that cover it.
-
-    DivShare's aggregation: ``x[p] = (x[p] + sum v_m[p]) / (1 + #{m : p in m})``; a parameter that
-    nobody sent keeps its value. Float64 sums, so that the order of many contributions does not
-    show in the float32 result.
-
-    Args:
-        own: shape (d,).
-        contributions: index sets without repeats, and their values.
-
-    Returns:
-        A new float32 vector of shape (d,).
-    """
-    total = own.astype(np.float64)
-    count = np.ones(own.shape, dtype=np.int32)
-    for indices, values in contributions:
-        total[indices] += values
-        count[indices] += 1
-    return (total / count).astype(np.float32)
-
-
 def metropolis_weights(degree: int, degrees: Mapping[NodeId, int]) -> dict[NodeId, float]:
     """Metropolis-Hastings weights of a node's neighbours: ``1 / (1 + max(d_i, d_j))``.
 
@@ -67,7 +45,7 @@ def weighted_mix(own: Vector, others: Iterable[tuple[float, Vector]]) -> Vector:
 def partial_mix(own: Vector, others: Iterable[tuple[float, Indices, Vector]]) -> Vector:
     """``x + sum_j w_j m_j (x_j - x)``, summed in float64: gaps are filled with the own values.
 
-    Unlike `counted_mean` a neighbour's weight does not depend on how many sent a parameter.
+    Unlike DivShare's mean: a neighbour's weight does not depend on how many sent a parameter.
 
     Args:
         own: shape (d,).

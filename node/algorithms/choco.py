@@ -27,7 +27,6 @@ stamp of the receiver's replica its sender holds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -36,7 +35,8 @@ from typing import Final
 import numpy as np
 
 from node.algorithms.averaging import largest, metropolis_weights, weighted_mix
-from node.algorithms.rounds import Rounds, degree_fault
+from node.algorithms.common import count_of, degree_fault, whole_model
+from node.algorithms.rounds import Rounds
 from node.core.algorithm import Context, Share
 from node.core.effects import Value
 from node.core.ids import NodeId
@@ -140,7 +140,7 @@ class Choco(Rounds):
         outdated = 0
         self._advance(ctx, received, peers)
         for peer, message in received.items():
-            fault = _fault(message, ctx.members)
+            fault = self._fault(ctx, peer, message)
             if fault is not None:
                 ctx.record("refused", {"sender": peer, "reason": fault})
             elif self._apply(ctx, peer, message):
@@ -164,8 +164,11 @@ class Choco(Rounds):
 
     def _kept(self, ctx: Context, difference: Vector) -> IndexSet:
         if self.config.compression is Compression.RANDOM:
-            return RandomMask(self.config.share, derive_seed(ctx.seed, "q", ctx.me, ctx.round))
-        return Listed(largest(difference, math.ceil(self.config.share * difference.size)))
+            return self._mask(ctx, ctx.me)
+        return Listed(largest(difference, count_of(self.config.share, ctx.layout)))
+
+    def _mask(self, ctx: Context, sender: NodeId) -> RandomMask:
+        return RandomMask(self.config.share, derive_seed(ctx.seed, "q", sender, ctx.round))
 
     def _message(self, ctx: Context, peer: NodeId, *, degree: int) -> PeerMessage:
         state = self._state
@@ -211,22 +214,30 @@ class Choco(Rounds):
         replicas[peer] = (ctx.round, _added(replica, message.part, ctx))
         return True
 
+    def _fault(self, ctx: Context, sender: NodeId, message: PeerMessage) -> str | None:
+        """What is wrong with a message of this round, if anything."""
+        part, fields = message.part, message.fields
+        if message.kind not in (_DIFFERENCE, _REPLICA) or part is None:
+            return f"{message.kind}: neither a difference nor a replica"
+        if message.kind == _REPLICA and whole_model(message) is None:
+            return "not all of a replica"
+        if message.kind == _DIFFERENCE and not self._due(ctx, sender, part.where):
+            return "not the parameters of a difference that are due"
+        numbers = ("have",) if message.kind == _REPLICA else ("have", "base")
+        if not all(isinstance(fields.get(number), int) for number in numbers):
+            return f"{message.kind}: no stamps"
+        return degree_fault(message, ctx.members)
+
+    def _due(self, ctx: Context, sender: NodeId, where: IndexSet) -> bool:
+        """Whether Q keeps these parameters, as far as a receiver can tell."""
+        if self.config.compression is Compression.RANDOM:
+            return where == self._mask(ctx, sender)
+        count = count_of(self.config.share, ctx.layout)
+        return isinstance(where, Listed) and where.indices.size == count
+
 
 def _added(replica: Vector, q: Part, ctx: Context) -> Vector:
     """The replica with q in it: the same float32 sums wherever they are made."""
     total = replica.copy()
     total[resolve(q.where, ctx.layout)] += q.values
     return total
-
-
-def _fault(message: PeerMessage, members: int) -> str | None:
-    """What is wrong with a message of this round, if anything."""
-    part, fields = message.part, message.fields
-    if message.kind not in (_DIFFERENCE, _REPLICA) or part is None:
-        return f"{message.kind}: neither a difference nor a replica"
-    if message.kind == _REPLICA and part.where != Whole():
-        return "not all of a replica"
-    numbers = ("have",) if message.kind == _REPLICA else ("have", "base")
-    if not all(isinstance(fields.get(number), int) for number in numbers):
-        return f"{message.kind}: no stamps"
-    return degree_fault(message, members)

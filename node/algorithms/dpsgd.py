@@ -9,29 +9,20 @@ Source: Lian et al., "Can Decentralized Algorithms Outperform Centralized Algori
 * `train_first`:  x_i <- sum_j W_ij (x_j + what training changed): as decentralizepy (sacs-epfl)
   has it, whose figures most later papers compare with. What is sent is the trained model.
 
-With one local step `paper` is Algorithm 1 literally; the two differ by half a round. What a missing
-message means, see `node.algorithms.rounds`.
+With one local step `paper` is Algorithm 1 literally; the two differ by half a round. The model that
+is evaluated is the average in both: in `paper`, before what training changed is added to it. What a
+missing message means, see `node.algorithms.rounds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
+from node.algorithms.common import Order
 from node.algorithms.rounds import MetropolisRounds, Rounds
 from node.core.algorithm import Context
-from node.core.effects import Value
 from node.core.ids import NodeId
-from node.core.messages import PeerMessage
 from node.core.parts import IndexSet, Part, Vector, Whole, take
-
-
-class Order(StrEnum):
-    """What is averaged; see the module."""
-
-    TRAIN_FIRST = "train_first"
-    PAPER = "paper"
 
 
 class DPSGD(MetropolisRounds):
@@ -53,6 +44,16 @@ class DPSGD(MetropolisRounds):
         self._update: Vector | None = None
         """What training changed, where that is not averaged."""
 
+    def on_start(self, ctx: Context) -> None:
+        self._update = None
+        super().on_start(ctx)
+
+    def begin(self, ctx: Context) -> None:
+        if self._update is not None:
+            ctx.set_parameters(ctx.parameters + self._update)
+            self._update = None
+        super().begin(ctx)
+
     def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
         if self.config.order is Order.PAPER:
             self._update = parameters - ctx.parameters
@@ -65,9 +66,3 @@ class DPSGD(MetropolisRounds):
 
     def accepts(self, ctx: Context, sender: NodeId, where: IndexSet) -> bool:
         return where == Whole()
-
-    def mix(
-        self, ctx: Context, received: Mapping[NodeId, PeerMessage], peers: tuple[NodeId, ...]
-    ) -> tuple[Vector, Mapping[str, Value]]:
-        mixed, fields = super().mix(ctx, received, peers)
-        return (mixed if self._update is None else mixed + self._update), fields

@@ -23,7 +23,8 @@ EL-Oracle's graph is one s-regular graph (node p of a random order is joined to 
 p +- s/2), randomly relabelled, and not uniform among all s-regular graphs. The expected decrease of
 the consensus distance, on which the paper's analysis rests, is that of any s-regular graph that is
 randomly relabelled: E |x' - mean|^2 = (n - 1 - s) / ((s + 1) (n - 1)) |x - mean|^2. Where s and n
-are odd no s-regular graph exists, and it is of degree s - 1.
+are odd no s-regular graph exists, and it is of degree s - 1; with s = 1 it is a matching, which
+leaves one node out, and in which all pairs change where one node is seen less.
 
 EL-Oracle's mixing is doubly stochastic, EL-Local's only row-stochastic. A message that does not
 come leaves its weight with the own model in the former, and is not counted in the latter.
@@ -31,7 +32,6 @@ come leaves its weight with the own model in the former, and is not counted in t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,6 +39,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from node.algorithms.averaging import weighted_mix
+from node.algorithms.common import usual_degree
 from node.algorithms.rounds import Rounds, needs_all_with_all, whole_models
 from node.core.algorithm import Context, Share
 from node.core.effects import Value
@@ -87,7 +88,7 @@ class Epidemic(Rounds):
         needs_all_with_all("epidemic", overlay)
 
     def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> Share:
-        degree = self.config.degree or max(1, math.ceil(math.log2(ctx.members)))
+        degree = self.config.degree or usual_degree(ctx.members)
         everyone = tuple(sorted((ctx.me, *ctx.peers)))
         present = tuple(sorted((ctx.me, *peers)))
         draw = _oracle if self.config.variant is Variant.ORACLE else _local
@@ -141,7 +142,9 @@ def _oracle(
     here = set(present)
     order = stream(seed, "epidemic", round_).permutation(len(everyone))
     circle = [everyone[i] for i in order if everyone[i] in here]
-    count = len(circle)
+    # Pairs of an odd number: the last one is left out.
+    alone = circle[-1:] if degree == 1 < len(circle) and len(circle) % 2 else []
+    count = len(circle) - len(alone)
     if degree >= count - 1:
         steps = list(range(1, count))
     else:
@@ -150,6 +153,7 @@ def _oracle(
             steps.append(count // 2)
     joined = {
         node: tuple(sorted(circle[(p + step) % count] for step in steps))
-        for p, node in enumerate(circle)
+        for p, node in enumerate(circle[:count])
     }
+    joined.update(dict.fromkeys(alone, ()))
     return {node: (others, others) for node, others in joined.items()}

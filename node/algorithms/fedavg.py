@@ -12,8 +12,11 @@ The server is a node of the overlay like any other: the hub, or `server`. It tra
 samples that it may have are not used. Steps 2 and 3 are messages (`mode: async`), so a client's
 round takes what its link and its computer take. A client that is lost is not waited for, one that
 is silent until `deadline`; the round goes on with those that came. If nobody came the round is
-tried again with another draw. What comes too late is dropped and counted. There is no second
-server: when it dies nothing goes on.
+tried again (record `retry`) with another draw: at the deadline, or at once where nobody who was
+drawn is left. A try sends the same w, so that an answer to any try of the round counts, also of a
+client that was not drawn again: where a model takes longer than the deadline, rounds get longer and
+do not stop. What comes of an earlier round is dropped and counted. There is no second server: when
+it dies nothing goes on.
 
 Clients that are not drawn get a word of each round (no model), so that every node's count of rounds
 is the server's. The model of a client, as evaluated and stored, is the last global one that it got.
@@ -28,6 +31,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from node.algorithms.common import LocalSteps, whole_model
 from node.config import Mode
 from node.core.algorithm import Algorithm, Context
 from node.core.events import PeerChange
@@ -48,7 +52,7 @@ class FedAvg(Algorithm):
     MODES: ClassVar[tuple[Mode, ...]] = (Mode.ASYNC,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(LocalSteps):
         """Options under `algorithm:`.
 
         Args:
@@ -60,16 +64,14 @@ class FedAvg(Algorithm):
         """
 
         fraction: float = 1.0
-        local_steps: int = 8
         epochs: float | None = None
         server: str | None = None
         deadline: str = "60s"
 
         def __post_init__(self) -> None:
+            LocalSteps.__post_init__(self)
             if not 0 < self.fraction <= 1:
                 raise ValueError(f"fraction must be above 0 and at most 1, not {self.fraction}")
-            if self.local_steps < 1:
-                raise ValueError(f"local_steps must be at least 1, not {self.local_steps}")
             if self.epochs is not None and not 0 < self.epochs < math.inf:
                 raise ValueError(f"epochs must be above 0, not {self.epochs}")
             if self.deadline_ns < 1:
@@ -83,11 +85,13 @@ class FedAvg(Algorithm):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._lost: set[NodeId] = set()
         # The server's
         self._tries = 0
         """Draws that this round has had before."""
         self._waiting: set[NodeId] = set()
+        """Clients of the last draw of which something may come."""
+        self._failed: set[NodeId] = set()
+        """Clients that are not drawn again before the deadline: what they were sent was lost."""
         self._updates: dict[NodeId, tuple[int, Vector]] = {}
         """Samples and model of each client that has answered."""
         self._late = 0
@@ -95,7 +99,7 @@ class FedAvg(Algorithm):
         self._task: PeerMessage | None = None
         """What it trains for."""
         self._next: PeerMessage | None = None
-        """What came while it trained: the result is of no use any more."""
+        """The model of a later round, which came while it trained: the result is of no use."""
 
     @classmethod
     def check_overlay(cls, config: Any, overlay: Mapping[NodeId, tuple[NodeId, ...]]) -> None:
@@ -115,6 +119,7 @@ class FedAvg(Algorithm):
         self._task = self._next = None
         if ctx.me == self._server(ctx):
             self._tries = 0
+            self._failed.clear()
             self._begin(ctx)
 
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
@@ -131,21 +136,19 @@ class FedAvg(Algorithm):
 
     def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None:
         if change is PeerChange.LOST:
-            self._lost.add(peer)
             self._give_up(ctx, peer)
-            return
-        self._lost.discard(peer)
 
     def on_send_failed(self, ctx: Context, target: NodeId, key: str, reason: str) -> None:
         if key == self._key(ctx):
+            self._failed.add(target)
             self._give_up(ctx, target)
 
     def on_timer(self, ctx: Context, key: str) -> None:
+        self._failed.clear()
         if self._updates:
             self._aggregate(ctx)
         else:
-            self._tries += 1
-            self._begin(ctx)
+            self._try_again(ctx)
 
     def _server(self, ctx: Context) -> NodeId:
         if self.config.server is not None:
@@ -159,39 +162,52 @@ class FedAvg(Algorithm):
     def _begin(self, ctx: Context) -> None:
         """A round, or another try of it: draw clients and send them the model."""
         ctx.drop_queued(key_prefix="global/")
-        reached = [peer for peer in ctx.peers if peer not in self._lost]
+        free = [peer for peer in ctx.reached if peer not in self._failed]
         wanted = max(1, round(self.config.fraction * len(ctx.peers)))
-        picks = ctx.rng("clients").choice(
-            len(reached), size=min(wanted, len(reached)), replace=False
-        )
-        drawn = {reached[i] for i in picks}
-        self._waiting, self._updates = drawn, {}
-        stamp = {"try": self._tries}
+        picks = ctx.rng("clients").choice(len(free), size=min(wanted, len(free)), replace=False)
+        drawn = [free[i] for i in picks]
+        self._waiting, self._updates = set(drawn), {}
         part = take(ctx.parameters, Whole(), ctx.layout)
-        model = PeerMessage(kind=_GLOBAL, round=ctx.round, part=part, fields=stamp)
-        word = PeerMessage(kind=_WORD, round=ctx.round, fields=stamp)
-        for peer in reached:
-            if peer in drawn:
-                ctx.send(peer, model, key=self._key(ctx))
-            else:
+        model = PeerMessage(kind=_GLOBAL, round=ctx.round, part=part)
+        word = PeerMessage(kind=_WORD, round=ctx.round)
+        # In the order of the draw: of a link too slow for all, not always the same get theirs.
+        for peer in drawn:
+            ctx.send(peer, model, key=self._key(ctx))
+        for peer in ctx.reached:
+            if peer not in self._waiting:
                 ctx.send(peer, word, key=_WORD, supersedes=True)
         ctx.set_timer(_DEADLINE, after=self.config.deadline_ns)
 
     def _take(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
-        """A client's model."""
-        assert message.part is not None
-        due = (ctx.round, self._tries) == (message.round, message.fields["try"])
-        if not due or sender not in self._waiting:
+        """A client's model; of any try of this round, as all of them sent the same."""
+        model = whole_model(message)
+        if message.round != ctx.round or sender in self._updates or model is None:
             self._late += 1
             return
-        self._updates[sender] = (int(message.fields["samples"]), message.part.values)
-        self._give_up(ctx, sender)
+        self._updates[sender] = (int(message.fields["samples"]), model)
+        self._waiting.discard(sender)
+        if not self._waiting:
+            self._aggregate(ctx)
 
     def _give_up(self, ctx: Context, client: NodeId) -> None:
-        """Nothing more will come of a client in this round."""
+        """Nothing more will come of a client in this try."""
+        if client not in self._waiting:
+            return
         self._waiting.discard(client)
-        if self._updates and not self._waiting:
+        if self._waiting:
+            return
+        if self._updates:
             self._aggregate(ctx)
+        else:
+            self._try_again(ctx)
+
+    def _try_again(self, ctx: Context) -> None:
+        """Nobody has answered in this round: draw others."""
+        self._tries += 1
+        ctx.record(
+            "retry", {"round": ctx.round, "tries": self._tries, "silent": len(self._waiting)}
+        )
+        self._begin(ctx)
 
     def _aggregate(self, ctx: Context) -> None:
         """The round's new global model, and the next round."""
@@ -211,6 +227,7 @@ class FedAvg(Algorithm):
         }
         ctx.record("aggregate", counts)
         self._late = self._tries = 0
+        self._failed.clear()
         ctx.end_round()
         self._begin(ctx)
 
@@ -227,10 +244,10 @@ class FedAvg(Algorithm):
             ctx.end_round()
         if message.part is None:
             return
-        if self._task is not None:
+        if self._task is None:
+            self._train(ctx, message)
+        elif message.round != self._task.round:
             self._next = message
-            return
-        self._train(ctx, message)
 
     def _train(self, ctx: Context, task: PeerMessage) -> None:
         steps = self.config.local_steps
@@ -247,7 +264,7 @@ class FedAvg(Algorithm):
             self._train(ctx, newer)
             return
         part = take(parameters, Whole(), ctx.layout)
-        fields = {"try": task.fields["try"], "samples": ctx.samples}
+        fields = {"samples": ctx.samples}
         update = PeerMessage(kind=_UPDATE, round=task.round, part=part, fields=fields)
         ctx.send(self._server(ctx), update, key=_UPDATE, supersedes=True)
 
@@ -255,9 +272,9 @@ class FedAvg(Algorithm):
 def _fault(message: PeerMessage, *, from_server: bool) -> str | None:
     """What is wrong with a message, if anything."""
     kinds = (_GLOBAL, _WORD) if from_server else (_UPDATE,)
-    if message.kind not in kinds or not isinstance(message.fields.get("try"), int):
+    if message.kind not in kinds:
         return f"{message.kind}: not what {'the server' if from_server else 'a client'} says"
-    if message.kind != _WORD and (message.part is None or message.part.where != Whole()):
+    if message.kind != _WORD and whole_model(message) is None:
         return f"{message.kind}: not a whole model"
     samples = message.fields.get("samples")
     if message.kind == _UPDATE and not (isinstance(samples, int) and samples >= 1):

@@ -2,18 +2,20 @@
 mean over it.
 
 Fast because a simulated run moves a hundred thousand of them a second: what belongs to one round is
-done in a few array operations, and a message that comes costs no more than a look into a dict.
+done in a few array operations, and a message that comes costs little more than a look into a dict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
+from node.algorithms.common import LocalSteps
 from node.core.effects import Value
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
@@ -22,6 +24,23 @@ from node.core.rng import derive_seed
 
 Arrived = tuple[int, Fragment, Vector]
 """A fragment that came: the sender's round, which one, its values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipients(LocalSteps):
+    """Base of the options of an algorithm that sends a model or its fragments to random neighbours.
+
+    Args:
+        local_steps: mini-batch steps a round.
+        degree: recipients of each fragment (J); default ceil(log2(nodes)).
+    """
+
+    degree: int | None = None
+
+    def __post_init__(self) -> None:
+        LocalSteps.__post_init__(self)
+        if self.degree is not None and self.degree < 1:
+            raise ValueError(f"degree must be at least 1, not {self.degree}")
 
 
 class Permutation(StrEnum):
@@ -65,17 +84,22 @@ def deal(
     and independently of the other fragments.
     """
     each = min(degree, peers)
-    if not each:
-        return []
-    # The smallest of uniform numbers stand at a random set of places: one draw for all fragments.
-    chosen = (
-        rng.random((fragments, peers)).argpartition(each - 1, axis=1)[:, :each].ravel().tolist()
-    )
-    return [(i // each, chosen[i]) for i in rng.permutation(fragments * each).tolist()]
+    first = peers - each
+    # Floyd's sampling: the i-th draw is among the first + i + 1 peers, and where that one is taken
+    # already it stands for the last of them. It costs the same among sixty and among a thousand.
+    draws = rng.random((fragments, each)) * np.arange(first + 1, peers + 1)
+    chosen: list[int] = []
+    for places in draws.astype(np.int64).tolist():
+        taken: set[int] = set()
+        for last, place in enumerate(places, start=first):
+            peer = last if place in taken else place
+            taken.add(peer)
+            chosen.append(peer)
+    return [(i // each, chosen[i]) for i in rng.permutation(len(chosen)).tolist()]
 
 
 def fragment_mean(own: Vector, arrived: Iterable[Arrived], layout: Layout) -> tuple[Vector, float]:
-    """`averaging.counted_mean` over fragments, and the share of parameters that any of them covers.
+    """x[p] <- (x[p] + sum of v[p]) / (1 + how many cover p), and the share of p that any covers.
 
     In the order of its partition a fragment is one slice, so that adding it needs no index list.
 
@@ -85,22 +109,18 @@ def fragment_mean(own: Vector, arrived: Iterable[Arrived], layout: Layout) -> tu
     Returns:
         A new float32 vector of the shape of `own`, and the coverage from 0 to 1.
     """
-    partitions: dict[tuple[int, int], list[list[Vector]]] = {}
+    partitions: dict[tuple[int, int], list[tuple[int, Vector]]] = {}
     for _, where, values in arrived:
-        key = (where.count, where.seed)
-        if (pieces := partitions.get(key)) is None:
-            pieces = partitions[key] = [[] for _ in range(where.count)]
-        pieces[where.number].append(values)
-    total = own.astype(np.float64)
-    count = np.ones(own.shape, dtype=np.int64)
-    for (number, seed), pieces in partitions.items():
-        order, bounds = _partition(layout, number, seed)
-        sums = np.zeros(own.shape)
-        for piece, (start, stop) in zip(pieces, pairwise(bounds), strict=True):
-            if piece:
-                sums[start:stop] = np.add.reduce(piece, axis=0, dtype=np.float64)
-        total[order] += sums
-        count[order] += np.repeat([len(piece) for piece in pieces], np.diff(bounds))
+        partitions.setdefault((where.count, where.seed), []).append((where.number, values))
+    total, count = own.astype(np.float64), np.ones(own.shape, dtype=np.int32)
+    for (pieces, seed), came in partitions.items():
+        order, bounds = _partition(layout, pieces, seed)
+        sums, counts = total[order], count[order]
+        for number, values in came:
+            piece = slice(bounds[number], bounds[number + 1])
+            sums[piece] += values
+            counts[piece] += 1
+        total[order], count[order] = sums, counts
     return (total / count).astype(np.float32), float(np.count_nonzero(count > 1) / count.size)
 
 
@@ -108,47 +128,62 @@ class Inbox:
     """Fragments that wait to be averaged.
 
     A newer one takes the place of the one with the same sender and number. Stale is what came
-    before, and what is older than the newest round heard of its sender: the sender has cancelled
-    that round itself.
+    before, and what is of an older round than the newest heard of its sender, whether or not
+    something of its number waits: streams keep the order, so that only what is sent again after a
+    broken one comes so late.
+
+    What was heard of a sender stands at its place among all, not under its name: a thousand nodes
+    each hear of a thousand, and share one index of them.
 
     Args:
         count: fragments of a model.
+        senders: of whom something may come.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, senders: Iterable[NodeId]) -> None:
         self._count = count
+        self._places = _places(tuple(sorted(senders)))
         self._replaced = self._stale = 0
-        self._heard: dict[NodeId, int] = {}
-        """By sender, the newest round and which of its fragments came: round << count | bits. One
-        number, because there is one for each of a thousand senders on each of a thousand nodes."""
-        self._waiting: dict[tuple[NodeId, int], Arrived] = {}
+        self._newest = [-1] * len(self._places)
+        """The newest round heard of each."""
+        self._width = (count + 7) // 8
+        self._came = bytearray(len(self._places) * self._width)
+        """Which fragments of that round came: so many bytes each, one bit a fragment."""
+        self._waiting: dict[tuple[int, int], Arrived] = {}
+        """By the sender's place, and number."""
 
     def put(self, sender: NodeId, message: PeerMessage) -> str | None:
         """Take a fragment in; returns what is wrong with a message that is none."""
         part = message.part
         if part is None or not isinstance(part.where, Fragment) or part.where.count != self._count:
             return f"{message.kind}: not one of {self._count} fragments"
+        if (place := self._places.get(sender)) is None:
+            return f"{message.kind}: of one who is no neighbour"
         number, age = part.where.number, message.round
-        heard = self._heard.get(sender, -1)
-        newest = heard >> self._count
-        if age < newest or (age == newest and heard >> number & 1):
+        newest, first = self._newest[place], place * self._width
+        if age > newest:
+            self._newest[place] = age
+            self._came[first : first + self._width] = bytes(self._width)
+        at, bit = first + (number >> 3), 1 << (number & 7)
+        if age < newest or self._came[at] & bit:
             self._stale += 1
             return None
-        self._heard[sender] = (heard if age == newest else age << self._count) | 1 << number
-        key = (sender, number)
+        self._came[at] |= bit
+        key = (place, number)
         self._replaced += key in self._waiting
         self._waiting[key] = (age, part.where, part.values)
         return None
 
     def forget(self, sender: NodeId) -> None:
         """It may have been started again, and be at an earlier round: its fragments are new."""
-        self._heard.pop(sender, None)
+        if (place := self._places.get(sender)) is not None:
+            self._newest[place] = -1
 
     def mean(
         self, own: Vector, *, round_: int, layout: Layout
     ) -> tuple[Vector, Mapping[str, Value]]:
         """Consume what waits: `fragment_mean` with it, and an `aggregate` record of this round."""
-        # By sender and number: the order of arrival must not change a sum.
+        # By sender in name order, and number: the order of arrival must not change a sum.
         arrived = [self._waiting[key] for key in sorted(self._waiting)]
         model, coverage = fragment_mean(own, arrived, layout)
         counts: dict[str, Value] = {
@@ -164,6 +199,12 @@ class Inbox:
         self._waiting.clear()
         self._replaced = self._stale = 0
         return model, counts
+
+
+# One for all nodes of a complete overlay, where each node would have 50 KiB of its own.
+@lru_cache(maxsize=8)
+def _places(names: tuple[NodeId, ...]) -> Mapping[NodeId, int]:
+    return {name: place for place, name in enumerate(names)}
 
 
 # 8 bytes a parameter; a few are alive at a time: one, or one for each sender and round.

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from node.algorithms.averaging import metropolis_weights, partial_mix
+from node.algorithms.common import LocalSteps, degree_fault, whole_model
 from node.config import Mode
 from node.core.algorithm import Algorithm, Context
 from node.core.effects import Value
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
-from node.core.parts import IndexSet, Indices, Part, Vector, Whole, resolve
+from node.core.parts import IndexSet, Indices, Part, Vector, resolve
 
 _KIND: Final = "model"
 
@@ -33,18 +34,8 @@ class Rounds(Algorithm):
     MODES: ClassVar[tuple[Mode, ...]] = (Mode.SYNC,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
-        """Options under `algorithm:`.
-
-        Args:
-            local_steps: mini-batch steps a round.
-        """
-
-        local_steps: int = 8
-
-        def __post_init__(self) -> None:
-            if self.local_steps < 1:
-                raise ValueError(f"local_steps must be at least 1, not {self.local_steps}")
+    class Config(LocalSteps):
+        """Options under `algorithm:`; see `LocalSteps`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -58,6 +49,10 @@ class Rounds(Algorithm):
 
     def on_start(self, ctx: Context) -> None:
         self._model = None
+        self.begin(ctx)
+
+    def begin(self, ctx: Context) -> None:
+        """A round begins: train from the last average."""
         ctx.train(steps=self.config.local_steps)
 
     def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
@@ -77,7 +72,7 @@ class Rounds(Algorithm):
         ctx.record("aggregate", {"round": ctx.round, "peers": len(peers), **fields})
         self._model = None
         ctx.end_round()
-        ctx.train(steps=self.config.local_steps)
+        self.begin(ctx)
 
     def mix(
         self, ctx: Context, received: Mapping[NodeId, PeerMessage], peers: tuple[NodeId, ...]
@@ -141,17 +136,9 @@ def whole_models(
     """The models in messages of this kind, in the order of the senders; what is none is refused."""
     models: list[Vector] = []
     for peer, message in received.items():
-        part = message.part
-        if message.kind != kind or part is None or part.where != Whole():
+        model = whole_model(message) if message.kind == kind else None
+        if model is None:
             ctx.record("refused", {"sender": peer, "reason": f"{message.kind}: not a whole model"})
         else:
-            models.append(part.values)
+            models.append(model)
     return models
-
-
-def degree_fault(message: PeerMessage, members: int) -> str | None:
-    """What is wrong with the degree that a message of a round says its sender has, if anything."""
-    degree = message.fields.get("degree")
-    if not isinstance(degree, int) or not 1 <= degree < members:
-        return f"degree {degree!r} among {members} members"
-    return None

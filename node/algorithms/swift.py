@@ -10,6 +10,11 @@ round
 3. in every `average_every`-th round (the communication set C_s) average with the neighbours' models
    as they were last heard: x_i <- w_ii x_i + sum_j w_ij x_j.
 
+That is the repository's order (`order: train_first`). The paper's Algorithm 1 (`order: paper`), in
+which X <- X W - gamma G(X), broadcasts x_i when a round begins, trains from it, averages x_i, and
+adds what training changed. The model that is evaluated is the average in both, and that of rounds
+without an averaging as it is at step 3.
+
 `memory: stored` uses each neighbour's last model again and again until a newer one comes, and
 before the first the model that this node started from (`averaging_standard`). `fresh` uses only
 those that came since the last averaging; the weight of others stays with the own model
@@ -24,6 +29,10 @@ getWeights`) also hands on to nodes of lower degree what those of higher degree 
 follow it there: the weights of a node with several neighbours of higher degree can sum to more than
 1, and the two ends of an edge between nodes of one degree can come to different weights.
 
+A neighbour's degree is known once it has been heard. Until then `stored` takes it for one of the
+own degree: w_ij = 1 / (1 + d_i) and w_ji = 1 / (1 + d_j), which is not symmetric where the two
+differ. It is once each has heard the other; the repository knows the graph from the start.
+
 What differs besides: a broadcast, queued in random order, takes the place of an older one to the
 same neighbour that is still queued (its receiver would look at the newest alone); a neighbour that
 is gone has no weight until it is heard again; C_s does not depend on validation accuracies.
@@ -36,7 +45,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from node.algorithms.averaging import metropolis_weights, weighted_mix
-from node.algorithms.rounds import degree_fault
+from node.algorithms.common import LocalSteps, Order, degree_fault, whole_model
 from node.config import Mode
 from node.core.algorithm import Algorithm, Context
 from node.core.events import PeerChange
@@ -69,23 +78,24 @@ class Swift(Algorithm):
     MODES: ClassVar[tuple[Mode, ...]] = (Mode.ASYNC,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(LocalSteps):
         """Options under `algorithm:`.
 
         Args:
             local_steps: mini-batch steps between two broadcasts; 1 in the paper.
             average_every: an averaging in every so many-th round (s); 1 and 2 in the paper.
             memory: see `Memory`.
+            order: see `Order`.
         """
 
-        local_steps: int = 8
         average_every: int = 1
         memory: Memory = Memory.STORED
+        order: Order = Order.TRAIN_FIRST
 
         def __post_init__(self) -> None:
-            for name in ("local_steps", "average_every"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            LocalSteps.__post_init__(self)
+            if self.average_every < 1:
+                raise ValueError(f"average_every must be at least 1, not {self.average_every}")
 
     config: Config
 
@@ -93,50 +103,61 @@ class Swift(Algorithm):
         super().__init__(config)
         self._mailbox: dict[NodeId, _Letter] = {}
         self._newest: dict[NodeId, int] = {}
-        self._lost: set[NodeId] = set()
 
     def on_start(self, ctx: Context) -> None:
         if self.config.memory is Memory.STORED:
-            for peer in ctx.peers:
-                if peer not in self._newest and peer not in self._lost:
+            for peer in ctx.reached:
+                if peer not in self._newest:
                     self._mailbox[peer] = _Letter(
                         round=ctx.round, degree=len(ctx.peers), values=ctx.parameters
                     )
-        ctx.train(steps=self.config.local_steps)
+        self._begin(ctx)
 
     def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
-        part = Part(where=Whole(), values=parameters)
-        degree = {"degree": len(ctx.peers)}
-        message = PeerMessage(kind=_KIND, round=ctx.round, part=part, fields=degree)
-        peers = [peer for peer in ctx.peers if peer not in self._lost]
-        # In a new order each time: what is not sent before the next broadcast is not always due to
-        # the same neighbours.
-        for i in ctx.rng("peers").permutation(len(peers)).tolist():
-            ctx.send(peers[i], message, key=_KIND, supersedes=True)
+        model, update = parameters, None
+        if self.config.order is Order.PAPER:
+            model, update = ctx.parameters, parameters - ctx.parameters
+        else:
+            self._broadcast(ctx, model)
         if (ctx.round + 1) % self.config.average_every == 0:
-            parameters = self._average(ctx, parameters)
-        ctx.set_parameters(parameters)
+            model = self._average(ctx, model)
+        ctx.set_parameters(model)
         ctx.end_round()
-        ctx.train(steps=self.config.local_steps)
+        if update is not None:
+            ctx.set_parameters(model + update)
+        self._begin(ctx)
 
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
-        part, fault = message.part, degree_fault(message, ctx.members)
-        if part is None or part.where != Whole() or message.kind != _KIND:
+        model, fault = whole_model(message), degree_fault(message, ctx.members)
+        if model is None or message.kind != _KIND:
             fault = f"{message.kind}: not a whole model"
-        if fault is not None or part is None:
+        if fault is not None or model is None:
             ctx.record("refused", {"sender": sender, "reason": fault})
         elif message.round > self._newest.get(sender, -1):
             self._newest[sender] = message.round
             degree = int(message.fields["degree"])
-            self._mailbox[sender] = _Letter(round=message.round, degree=degree, values=part.values)
+            self._mailbox[sender] = _Letter(round=message.round, degree=degree, values=model)
 
     def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None:
         if change is PeerChange.LOST:
-            self._lost.add(peer)
             self._mailbox.pop(peer, None)
         else:
-            self._lost.discard(peer)
             self._newest.pop(peer, None)  # it may be a new process, at an earlier round
+
+    def _begin(self, ctx: Context) -> None:
+        if self.config.order is Order.PAPER:
+            self._broadcast(ctx, ctx.parameters)
+        ctx.train(steps=self.config.local_steps)
+
+    def _broadcast(self, ctx: Context, model: Vector) -> None:
+        part = Part(where=Whole(), values=model)
+        degree = {"degree": len(ctx.peers)}
+        message = PeerMessage(kind=_KIND, round=ctx.round, part=part, fields=degree)
+        peers = ctx.reached
+        # In a new order each time: what is not sent before the next broadcast is not always due to
+        # the same neighbours.
+        for i in ctx.rng("peers").permutation(len(peers)).tolist():
+            ctx.send(peers[i], message, key=_KIND, supersedes=True)
 
     def _average(self, ctx: Context, parameters: Vector) -> Vector:
         """The own model with what the mailbox has; in name order, whatever came first."""

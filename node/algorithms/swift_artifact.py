@@ -12,40 +12,35 @@ by message, `divshare` with omega = 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from node.algorithms.artifact import Queue
 from node.algorithms.divshare import DivShare
+from node.algorithms.fragments import Permutation, Recipients
 from node.core.algorithm import Context
+from node.core.effects import InFlight
 
 
 class SwiftArtifact(DivShare):
     """See the module; `Config` holds the options."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
-        """Options under `algorithm:`.
+    class Config(Recipients):
+        """Options under `algorithm:`, besides those of `Recipients`.
 
         Args:
-            degree: recipients of each model (J); default ceil(log2(nodes)).
-            local_steps: mini-batch steps a round.
             queue: see `Queue`.
         """
 
-        degree: int | None = None
-        local_steps: int = 8
+        # What the other options of DivShare are here.
+        omega: ClassVar = 1.0
+        permutation: ClassVar = Permutation.FIXED
+        in_flight: ClassVar = InFlight.FINISH
+
         queue: Queue = Queue.UNBOUNDED
 
-        def __post_init__(self) -> None:
-            self.divshare()
-
-        def divshare(self) -> DivShare.Config:
-            """The same as options of DivShare, which checks them."""
-            return DivShare.Config(omega=1.0, degree=self.degree, local_steps=self.local_steps)
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.divshare())
-        self._queue = config.queue
+    config: Config
 
     def flush(self, ctx: Context) -> None:
-        if self._queue is Queue.BOUNDED:
+        if self.config.queue is Queue.BOUNDED:
             super().flush(ctx)

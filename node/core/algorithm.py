@@ -41,6 +41,10 @@ class Context(Protocol):
         """Neighbours in the overlay in name order, also those that are out of reach."""
 
     @property
+    def reached(self) -> tuple[NodeId, ...]:
+        """Those of `peers` that are in reach, as far as this node can tell; see `on_peer`."""
+
+    @property
     def members(self) -> int:
         """Number of nodes in the run, this one included."""
 
@@ -91,7 +95,11 @@ class Context(Protocol):
         """
 
     def end_round(self) -> None:
-        """Count a round: evaluation and the stop condition on rounds hang on it."""
+        """Count a round: evaluation and the stop condition on rounds hang on it.
+
+        `parameters` as they are now are the model that is evaluated, stored and given to newcomers:
+        an average, without what was trained after it.
+        """
 
     def record(self, kind: str, fields: Mapping[str, Value]) -> None:
         """Write a line into the node's event log."""
@@ -157,6 +165,10 @@ class Algorithm:
 
     def on_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
         """A message came whose part, if any, fits the layout and is finite."""
+
+    def on_late_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
+        """A message came after this node's part of the run has ended, for those who still wait for
+        an answer: its model stays as it is, and nothing is trained or counted any more."""
 
     def on_share(self, ctx: Context, peers: tuple[NodeId, ...]) -> PeerMessage | Share | None:
         """The round's barrier is open: the message for each of `peers`, or None for no message, or

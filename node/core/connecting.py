@@ -21,7 +21,7 @@ from node.core.signals import (
     Signal,
     StartWeightSharing,
 )
-from node.core.standings import Edge, others, within, without
+from node.core.standings import Edge, Overlay, within
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Connecting:
     """The connections of a round.
 
     Args:
+        overlay: all edges that there may be.
         round, attempt: the present ones.
         tries: attempts made since the barrier was set up.
         participants: who takes part in it.
@@ -41,6 +42,7 @@ class Connecting:
     """
 
     config: RoundsConfig
+    overlay: Overlay
     round: int = 0
     attempt: int = 0
     tries: int = 0
@@ -82,6 +84,11 @@ class Connecting:
         return self.tries <= self.config.max_connection_retry
 
     @property
+    def complete(self) -> bool:
+        """Whether all have reported: only participants' reports are kept."""
+        return len(self.reports) == len(self.participants)
+
+    @property
     def silent(self) -> set[NodeId]:
         """Who has not reported yet."""
         return self.participants - self.reports.keys()
@@ -90,28 +97,29 @@ class Connecting:
         """What a participant has to do in the present attempt."""
         if member not in self.anew:
             return RetryPeerConnections(
-                failed=others(self.failing, member), round=self.round, attempt=self.attempt
+                failed=self.overlay.others(self.failing, member),
+                round=self.round,
+                attempt=self.attempt,
             )
         return PeersForRound(
-            peers=others(self.edges, member),
-            spare=others(within(self.dropped, self.participants), member),
+            peers=self.overlay.others(self.edges, member),
+            spare=self.overlay.others(within(self.dropped, self.participants), member),
             round=self.round,
             attempt=self.attempt,
         )
 
     def start(self, member: NodeId) -> StartWeightSharing:
         """With whom a participant shares."""
-        peers = others(self.edges, member)
+        peers = self.overlay.others(self.edges, member)
         return StartWeightSharing(peers=peers, round=self.round, attempt=self.attempt)
 
     def failed(self) -> set[Edge]:
         """Edges that an end has reported as failed, or has not reported as connected."""
-        return {edge for edge in self.edges if not all(self._up(edge, end) for end in edge)}
+        return self.edges - self._up(self.edges)
 
     def restore(self) -> set[Edge]:
         """Take back what was dropped before and both ends report as connected; returns it."""
-        asked = within(self.dropped, self.reports)
-        up = {edge for edge in asked if all(self._up(edge, end) for end in edge)}
+        up = self._up(within(self.dropped, self.reports))
         self.dropped -= up
         self.edges |= up
         return up
@@ -132,7 +140,7 @@ class Connecting:
         times = f"{self.tries} attempts" if self.tries > 1 else "the only attempt"
         reasons = {}
         for name in sorted(smallest_cover((min(edge), max(edge)) for edge in failing)):
-            unreached = ", ".join(others(failing, name))
+            unreached = ", ".join(self.overlay.others(failing, name))
             reasons[name] = f"no connection to {unreached} in {times} of round {self.round}"
         return reasons
 
@@ -140,12 +148,12 @@ class Connecting:
         """A participant takes no part any more."""
         self.participants.discard(member)
         self.reports.pop(member, None)
-        without(self.edges, member)
+        self.edges.difference_update(self.overlay.of(member))
 
     def forget(self, member: NodeId) -> None:
         """A member is gone: what it was blamed for is forgotten with it."""
         self.leave(member)
-        without(self.dropped, member)
+        self.dropped.difference_update(self.overlay.of(member))
 
     def records(self, edges: Iterable[Edge], state: str) -> list[Effect]:
         """What became of edges, one record each."""
@@ -153,7 +161,7 @@ class Connecting:
         fields: dict[str, Value] = {"state": state, "round": self.round, "attempt": self.attempt}
         return [Record(kind="edge", fields={"peers": pair, **fields}) for pair in ends]
 
-    def _up(self, edge: Edge, end: NodeId) -> bool:
-        """Whether this end says so; one that has said nothing yet does not deny it."""
-        report = self.reports.get(end)
-        return report is None or edge - {end} <= set(report.connected)
+    def _up(self, edges: Iterable[Edge]) -> set[Edge]:
+        """Those of which both ends say so; one that has said nothing yet does not deny it."""
+        said = {name: frozenset(report.connected) for name, report in self.reports.items()}
+        return {e for e in edges if all(n not in said or e - {n} <= said[n] for n in e)}

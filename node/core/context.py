@@ -21,6 +21,7 @@ from node.core.effects import (
     Train,
     Value,
 )
+from node.core.events import PeerChange
 from node.core.exchange import Exchange
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
@@ -65,6 +66,8 @@ class PeerContext:
         self._setting = setting
         self._near = tuple(sorted(setting.peers))
         """To look a neighbour up; a set would be four times as large."""
+        self._lost: set[NodeId] = set()
+        """Neighbours out of reach."""
         self._exchange = exchange
         self.parameters = parameters
         self.aggregated: tuple[int, Vector] = (0, parameters)
@@ -92,6 +95,12 @@ class PeerContext:
         return self._setting.peers
 
     @property
+    def reached(self) -> tuple[NodeId, ...]:
+        if not self._lost:
+            return self.peers
+        return tuple(peer for peer in self.peers if peer not in self._lost)
+
+    @property
     def members(self) -> int:
         return self._setting.members
 
@@ -113,6 +122,13 @@ class PeerContext:
 
     def want(self, effect: Effect) -> None:
         self.effects.append(effect)
+
+    def note(self, peer: NodeId, change: PeerChange) -> None:
+        """A neighbour is in reach from now on, or no longer."""
+        if change is PeerChange.LOST:
+            self._lost.add(peer)
+        else:
+            self._lost.discard(peer)
 
     def give_up_training(self) -> None:
         """Ignore the job that runs, and take back one that has not begun."""

@@ -33,7 +33,7 @@ from node.core.signals import (
     SyncDecline,
     SyncDone,
 )
-from node.core.standings import Told
+from node.core.standings import Overlay, Told
 from node.core.syncs import Sources, Syncs
 from node.units import MILLISECOND, Nanos
 
@@ -68,8 +68,9 @@ class Learning:
         settings = config.rounds
         self._on = settings is not None
         self._settings = settings or RoundsConfig()
-        self._rounds = Rounds(config=self._settings, overlay=config.overlay)
-        self._syncs = Syncs(overlay=config.overlay)
+        self._overlay = Overlay(config.overlay)
+        self._rounds = Rounds(config=self._settings, overlay=self._overlay)
+        self._syncs = Syncs(overlay=self._overlay)
 
     @property
     def on(self) -> bool:
@@ -104,7 +105,7 @@ class Learning:
     def resume(self, now: Nanos, *, began: Nanos) -> list[Effect]:
         """Go on from what the members have said in their Hello to a new coordinator."""
         # Numbers of syncs go on above those that the coordinator before us can have given.
-        self._syncs = Syncs(overlay=self._config.overlay, first=(now - began) // MILLISECOND + 1)
+        self._syncs = Syncs(overlay=self._overlay, first=(now - began) // MILLISECOND + 1)
         told = {}
         for name, seat in self._seats.items():
             said = seat.told(seat.hello) if seat.present and seat.hello is not None else None

@@ -4,8 +4,9 @@ rounds, has the model evaluated, and ends the run.
     waiting --Started--> running --stop condition--> finishing --Evaluated--> finished
 
 Messages that come before the run has begun here are kept for it. A finished peer goes on answering
-(the runtime acknowledges and its queue drains) but its model no longer changes. Synchronous rounds
-are the work of `node.core.exchange`.
+(the runtime acknowledges, its queue drains, `Algorithm.on_late_message` has a word for those who
+wait) but its model no longer changes: it is that of the last round ended, as it was evaluated.
+Synchronous rounds are the work of `node.core.exchange`.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Peer:
         self._layout = setting.layout
         self._phase = Phase.WAITING
         self._running = False
+        self._answers_late = type(algorithm).on_late_message is not Algorithm.on_late_message
         self._early: list[Received] = []
         self._reason = ""
         self._evaluated = -1
@@ -159,8 +161,8 @@ class Peer:
                 self._refuse(event.sender, "too many messages before the run began here")
             case StopRequested(reason=reason):
                 self._begin_finish(reason)
-            case PeerChanged(peer=peer, change=change):
-                self._algorithm.on_peer(self._ctx, peer, change)
+            case PeerChanged():
+                self._peer_changed(event)
             case ModelAdopted(round=round_, parameters=parameters):
                 self._ctx.adopt(round_, parameters)
             case _:
@@ -184,6 +186,7 @@ class Peer:
         self._algorithm.on_send_failed(self._ctx, event.target, event.key, event.reason)
 
     def _peer_changed(self, event: PeerChanged) -> None:
+        self._ctx.note(event.peer, event.change)
         self._algorithm.on_peer(self._ctx, event.peer, event.change)
 
     def _stop_requested(self, event: StopRequested) -> None:
@@ -214,8 +217,10 @@ class Peer:
             self._send_again(event)
 
     def _send_again(self, event: Event) -> None:
-        """Peers may still wait for the last message of one that has ended."""
+        """Peers may still wait for the last message of one that has ended, or for an answer."""
         match event:
+            case Received() if self._answers_late:
+                self._receive(event)
             case SendFailed(target=target, key=key):
                 self._exchange.send_failed(self._ctx, target, key)
             case TimerFired(key=key) if key == RESEND:
@@ -236,8 +241,10 @@ class Peer:
             return
         if message.attempt > 0 and self._setting.mode is Mode.SYNC:
             self._exchange.take(self._ctx, event.sender, message)
-        else:
+        elif self._running:
             self._algorithm.on_message(self._ctx, event.sender, message)
+        else:
+            self._algorithm.on_late_message(self._ctx, event.sender, message)
 
     def _refuse(self, sender: NodeId, reason: str) -> None:
         self._ctx.record("refused", {"sender": sender, "reason": reason})
@@ -273,7 +280,8 @@ class Peer:
         self._due = self._evaluated + self._setting.evaluate_every
         if self._setting.stop.rounds is not None:
             self._due = min(self._due, self._setting.stop.rounds)
-        self._ctx.want(Evaluate(round=self._ctx.round, parameters=self._ctx.parameters))
+        _, model = self.aggregated
+        self._ctx.want(Evaluate(round=self._ctx.round, parameters=model))
 
     def _take_evaluation(self, event: Evaluated) -> None:
         self._answered = max(self._answered, event.round)
@@ -287,6 +295,7 @@ class Peer:
         self._reason = reason
         self._enter(Phase.FINISHING)
         self._ctx.give_up_training()
+        _, self._ctx.parameters = self.aggregated
         self._exchange.stop(self._ctx)
         self._ctx.want(CancelTimer(key=_TIME_LIMIT))
         if started:
@@ -308,8 +317,8 @@ class Peer:
             if started:
                 self._ctx.tell_idle()
             self._exchange.stop(self._ctx)
-            reason = event.reason
-            self._ctx.want(Finish(reason="failed", error=reason, parameters=self._ctx.parameters))
+            reason, (_, model) = event.reason, self.aggregated
+            self._ctx.want(Finish(reason="failed", error=reason, parameters=model))
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase

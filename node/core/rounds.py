@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -37,7 +38,7 @@ from node.core.signals import (
     StartWeightSharing,
     Waiting,
 )
-from node.core.standings import Edge, Standing, Told, others, within, without
+from node.core.standings import Edge, Overlay, Standing, Standings, Told, within
 from node.units import Nanos
 
 GATHER: Final = "rounds/gather"
@@ -60,13 +61,13 @@ class Rounds:
         overlay: who exchanges with whom.
     """
 
-    def __init__(self, *, config: RoundsConfig, overlay: Iterable[Iterable[NodeId]]) -> None:
+    def __init__(self, *, config: RoundsConfig, overlay: Overlay) -> None:
         self._config = config
-        self._overlay = [frozenset(pair) for pair in overlay]
+        self._overlay = overlay
         self._sync = config.mode is Mode.SYNC
         self._state = RoundState.CLOSED
-        self._connecting = Connecting(config=config)
-        self._members: dict[NodeId, Standing] = {}
+        self._connecting = Connecting(config=config, overlay=overlay)
+        self._members = Standings()
         self._pending: set[Edge] = set()
         """Async: what a change of membership touches."""
         self._starts: dict[NodeId, StartWeightSharing] = {}
@@ -118,7 +119,7 @@ class Rounds:
         for name, said in told.items():
             self._members[name] = Standing(round=said.round, ready=said.ready)
         if not self._sync:
-            self._pending = set(self._overlay)
+            self._pending = set(self._overlay.edges)
         return [*self._enter(RoundState.LOBBY, "the run begins"), *self._evaluate(now)]
 
     def resume(self, told: Mapping[NodeId, Told], *, now: Nanos) -> list[Effect]:
@@ -140,8 +141,8 @@ class Rounds:
             self._connecting.participants = here
             return self._enter_share(now, why="the coordinator is back")
         if not self._sync:  # some were waiting for the start of a barrier
-            waiting = {name for name, said in told.items() if said.ready}
-            self._pending = {edge for edge in self._overlay if edge & waiting}
+            ready = [name for name, said in told.items() if said.ready]
+            self._pending = {edge for name in ready for edge in self._overlay.of(name)}
         return [*self._enter(RoundState.LOBBY, "the coordinator is back"), *self._evaluate(now)]
 
     def join(self, member: NodeId, said: Told, *, now: Nanos) -> list[Effect]:
@@ -153,9 +154,9 @@ class Rounds:
         if standing is None:
             self._members[member] = Standing(round=said.round, ready=said.ready)
             if not self._sync:
-                self._pending |= {edge for edge in self._overlay if member in edge}
+                self._pending.update(self._overlay.of(member))
         elif said.round > standing.round:
-            standing.round, standing.ready = said.round, said.ready
+            self._move(member, said.round, ready=said.ready)
         return self._evaluate(now)
 
     def leave(self, member: NodeId, *, now: Nanos) -> list[Effect]:
@@ -165,7 +166,7 @@ class Rounds:
             return self._evaluate(now)
         if self._members.pop(member, None) is None:
             return []
-        peers = set(others(self._connecting.edges, member))
+        peers = set(self._overlay.others(self._connecting.edges, member))
         if self._state is RoundState.SHARE and member in self._starts:
             peers |= set(self._starts[member].peers)
         told = sorted(peers & self._connecting.participants & self._members.keys())
@@ -212,10 +213,8 @@ class Rounds:
             case "rounds/connect", RoundState.CONNECT:
                 return self._again(self._connecting.failed(), self._connecting.silent, now)
             case "rounds/share", RoundState.SHARE:
-                late = ", ".join(
-                    sorted(n for n in self._connecting.participants if self._behind(n))
-                )
-                return self._next(now, why=f"without {late}, not done in time")
+                late = sorted(n for n in self._connecting.participants if self._behind(n))
+                return self._next(now, why=f"without {', '.join(late)}, not done in time")
             case _:
                 return []
 
@@ -232,7 +231,7 @@ class Rounds:
         standing = self._members.setdefault(member, Standing(round=signal.round))
         if signal.round < standing.round:
             return []  # said before something that is known already
-        standing.round, standing.ready = signal.round, True
+        self._move(member, signal.round, ready=True)
         if signal.round < self._connecting.round:
             return [self._stale(member)]
         if signal.round > self._connecting.round:
@@ -274,8 +273,8 @@ class Rounds:
         given by a coordinator before us."""
         if self._sync:
             return self._ready(member, PeerIsReady(round=signal.round), now)
-        self._members[member].begun = False
-        self._pending |= {edge for edge in self._overlay if member in edge}
+        self._members[member] = replace(self._members[member], begun=False)
+        self._pending.update(self._overlay.of(member))
         return self._evaluate(now)
 
     # --- gathering
@@ -304,10 +303,10 @@ class Rounds:
         if not self._sync:
             return [*effects, *self._gather_touched(now)]
         effects += self._catch_up(needed)
-        here = self._here()
-        ready = {name for name in here if self._members[name].ready}
-        if len(ready) == len(here) >= needed:
-            return [*effects, *self._connect(ready, self._overlay, now, why="all are ready")]
+        here, ready = self._members.count(self._connecting.round)
+        if ready == here >= needed:
+            who = set(self._here())
+            return [*effects, *self._connect(who, self._overlay.edges, now, why="all are ready")]
         if ready and not self._gathering:
             self._gathering = True
             effects.append(SetTimer(key=GATHER, at=now + self._config.gather_ns))
@@ -329,8 +328,8 @@ class Rounds:
 
     def _catch_up(self, needed: int) -> list[Effect]:
         """With too few in this round and others ahead, go on with theirs: nobody comes back."""
-        newest = max(standing.round for standing in self._members.values())
-        if len(self._here()) >= needed or newest <= self._connecting.round:
+        newest, (here, _) = self._members.newest, self._members.count(self._connecting.round)
+        if here >= needed or newest <= self._connecting.round:
             return []
         self._connecting.next_round(newest)
         behind = [name for name, s in self._members.items() if s.round < newest]
@@ -355,7 +354,7 @@ class Rounds:
         late = sorted(set(here) - ready)
         if len(ready) >= self._quorum(len(here)):
             why = f"the quorum, without {', '.join(late)}"
-            return self._connect(ready, self._overlay, now, why=why)
+            return self._connect(ready, self._overlay.edges, now, why=why)
         self._gathering = True
         names: list[Value] = list(late)
         note = Record(kind="waiting", fields={"round": self._connecting.round, "for": names})
@@ -393,13 +392,11 @@ class Rounds:
         return [*self._enter(RoundState.CONNECT, why), limit, *tell]
 
     def _check_connected(self, now: Nanos) -> list[Effect]:
-        """Somebody has reported, or is gone, or has gone on to the next round by itself."""
+        """Somebody has reported, or takes no part any more."""
         connecting = self._connecting
-        for name in [n for n in connecting.participants if self._sync and not self._behind(n)]:
-            connecting.leave(name)
         if len(connecting.participants) < (self._needed if self._sync else 1):
             return self._abort(now, why="too few are left")
-        if connecting.silent:
+        if not connecting.complete:
             return []
         failing = connecting.failed()
         if not failing:
@@ -458,7 +455,7 @@ class Rounds:
 
     def _give(self, member: NodeId, start: StartWeightSharing) -> Effect:
         self._starts[member] = start
-        self._members[member].begun = True
+        self._members[member] = replace(self._members[member], begun=True)
         return Send(target=member, message=start)
 
     def _enter_share(self, now: Nanos, *, why: str) -> list[Effect]:
@@ -480,19 +477,22 @@ class Rounds:
 
     # --- small things
 
+    def _move(self, member: NodeId, round_: int, *, ready: bool) -> None:
+        """A member is in this round, and has trained for it or not."""
+        self._members[member] = replace(self._members[member], round=round_, ready=ready)
+        if self._sync and self._state is RoundState.CONNECT and round_ > self._connecting.round:
+            self._connecting.leave(member)  # it has gone on by itself
+
     def _forget(self, member: NodeId) -> None:
         self._connecting.forget(member)
         self._starts.pop(member, None)
-        without(self._pending, member)
+        self._pending.difference_update(self._overlay.of(member))
 
     def _stale(self, member: NodeId) -> Effect:
         round_, attempt = self.stamp
         return Send(target=member, message=Stale(round=round_, attempt=attempt))
 
     def _enter(self, state: RoundState, why: str) -> list[Effect]:
-        self._state = state
-        return [Record(kind="rounds", fields={"state": state.value, **self._fields(), "why": why})]
-
-    def _fields(self) -> dict[str, Value]:
-        round_, attempt = self.stamp
-        return {"round": round_, "attempt": attempt}
+        self._state, (round_, attempt) = state, self.stamp
+        stamp: dict[str, Value] = {"round": round_, "attempt": attempt}
+        return [Record(kind="rounds", fields={"state": state.value, **stamp, "why": why})]

@@ -7,12 +7,13 @@ that declined, did not deliver or is gone is not taken again before all others h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from node.core.effects import Effect, Record, Send, Value
 from node.core.ids import NodeId
 from node.core.signals import ModelSyncRequest, SignalModelProvider, SignalNewPeer, SyncDecline
+from node.core.standings import Overlay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,8 @@ class Syncs:
         first: number of the first sync; greater than those that a coordinator before us gave.
     """
 
-    def __init__(self, *, overlay: Iterable[Iterable[NodeId]], first: int = 1) -> None:
-        self._neighbours: set[frozenset[NodeId]] = {frozenset(pair) for pair in overlay}
+    def __init__(self, *, overlay: Overlay, first: int = 1) -> None:
+        self._overlay = overlay
         self._syncs: dict[NodeId, _Sync] = {}
         self._next = first
 
@@ -140,7 +141,7 @@ class Syncs:
         return [told, *self._tell(newcomer, sync)]
 
     def _rank(self, newcomer: NodeId, provider: NodeId, held: int) -> tuple[bool, int, int, str]:
-        far = frozenset({newcomer, provider}) not in self._neighbours
+        far = frozenset({newcomer, provider}) not in self._overlay.of(newcomer)
         serves = sum(sync.provider == provider for sync in self._syncs.values())
         return far, serves, -held, provider
 

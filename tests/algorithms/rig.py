@@ -196,7 +196,10 @@ class Rig:
         self.sends: list[tuple[int, int, PeerMessage]] = []
         """All that left a queue: sender, target, message."""
         self.cancelled: list[tuple[int, int, PeerMessage]] = []
-        self.finished: set[int] = set()
+        self.evaluated: list[dict[int, Vector]] = [{} for _ in near]
+        """By node and round, the model that was evaluated."""
+        self.finished: dict[int, Vector] = {}
+        """Nodes that have ended, and the models that they stored."""
         self.cut: set[frozenset[int]] = set()
         """Pairs that do not share although both take part."""
         self._offered: dict[int, int] = {}
@@ -230,6 +233,15 @@ class Rig:
         """The fields of a node's records of one kind."""
         return [dict(record.fields) for record in self.records[i] if record.kind == kind]
 
+    @property
+    def waiting(self) -> list[tuple[int, int, PeerMessage]]:
+        """All that is still queued: sender, target, message."""
+        return [
+            (pending.sender, pending.node, pending.send.message)
+            for pending in self.pool
+            if pending.send is not None and isinstance(pending.send.message, PeerMessage)
+        ]
+
     def bytes_by_kind(self) -> Counter[str]:
         """Model bytes that left the queues."""
         count: Counter[str] = Counter()
@@ -248,6 +260,12 @@ class Rig:
                 state = {i: self.peers[i].round for i in sorted(self.live)}
                 raise AssertionError(f"nothing happens any more; rounds ended: {state}")
         raise AssertionError(f"not {rounds} rounds after {most} steps")
+
+    def deliver(self) -> None:
+        """Until no message is under way; training and timers stand still."""
+        while messages := [pending for pending in self.pool if pending.send is not None]:
+            self.pool.remove(messages[0])
+            self._take(messages[0])
 
     def drain(self) -> None:
         """Until nothing is under way: whoever still waits waits for a timer."""
@@ -272,6 +290,7 @@ class Rig:
     def kill(self, i: int) -> None:
         """A node is gone; the others are told."""
         self.live.discard(i)
+        self.finished.pop(i, None)
         self.timers[i].clear()
         self._offered.pop(i, None)
         self.pool = [p for p in self.pool if i not in (p.node, p.sender)]
@@ -335,7 +354,8 @@ class Rig:
                 trained.flags.writeable = False
                 done = Trained(job=job, parameters=trained, loss=1.0, steps=steps)
                 self.pool.append(_Pending(i, done))
-            case Evaluate(round=round_):
+            case Evaluate(round=round_, parameters=parameters):
+                self.evaluated[i][round_] = parameters
                 self.pool.append(_Pending(i, Evaluated(round=round_, accuracy=0.5, loss=1.0)))
             case SetTimer(key=key, at=at):
                 self.timers[i][key] = at
@@ -348,9 +368,10 @@ class Rig:
                 self._open()
             case ShareOver():
                 pass
-            case Finish(error=error):
+            case Finish(error=error, parameters=model):
                 assert error is None, f"{name(i)}: {error}"
-                self.finished.add(i)
+                assert model is not None
+                self.finished[i] = model
             case _:
                 raise AssertionError(f"unexpected effect of a peer: {effect}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,32 @@ from deploy.plan import BackendKind, make_plan, plan_from_json, plan_json
 from deploy.topology import parse_topology
 from node import algorithms
 from node.algorithms.adpsgd import ADPSGD, two_sides
+from node.algorithms.common import whole_model
 from node.core.effects import Send
-from node.core.events import PeerChange, PeerChanged, Received, SendFailed, Trained
+from node.core.events import (
+    PeerChange,
+    PeerChanged,
+    Received,
+    SendFailed,
+    TimerFired,
+    Trained,
+)
 from node.core.messages import PeerMessage
 from node.core.parts import Part, Whole
 from node.errors import ConfigError
-from tests.algorithms.rig import Fate, Order, Quadratic, Rig, complete, name, ring, star, still
+from tests.algorithms.rig import (
+    Fate,
+    Order,
+    Quadratic,
+    Rig,
+    always,
+    complete,
+    name,
+    number,
+    ring,
+    star,
+    still,
+)
 
 SIZE = 3
 
@@ -36,10 +57,13 @@ def owed(rig: Rig) -> np.ndarray[Any, Any]:
     total = np.zeros(rig.initial.shape[1])
     for i in sorted(rig.live):
         for peer, exchange in of(rig, i)._open.items():
-            number, answer = of(rig, int(peer.removeprefix("n-")))._answers.get(name(i), (0, None))
-            if number == exchange.number and answer is not None:
-                assert answer.part is not None
-                total += (answer.part.values.astype(np.float64) - exchange.sent) / 2
+            if (partner := number(peer)) not in rig.live:
+                continue
+            answer = of(rig, partner)._answers.get(name(i))
+            if answer is not None and answer.number == exchange.number and answer.message:
+                theirs = whole_model(answer.message)
+                assert theirs is not None
+                total += (theirs.astype(np.float64) - exchange.sent) / 2
     return total
 
 
@@ -49,7 +73,8 @@ def settle(rig: Rig) -> None:
         of(rig, i)._partners = ()
     for _ in range(100_000):
         rig.pool = [pending for pending in rig.pool if not isinstance(pending.event, Trained)]
-        if not rig.pool and not any(of(rig, i)._open for i in rig.live):
+        going = rig.live - set(rig.finished)
+        if not rig.pool and not any(of(rig, i)._open for i in going):
             return
         rig.step()
     raise AssertionError("something stays open")
@@ -155,6 +180,25 @@ def test_what_was_trained_meanwhile_is_added_to_the_average(trained_first: bool)
     assert rig.models.mean() == pytest.approx((2 + 8 + 3) / 2)
 
 
+@pytest.mark.parametrize("pace", ["round", "continuous"])
+def test_an_exchange_costs_two_models_and_the_words_about_it_nothing(pace: str) -> None:
+    rig = unit_rig(complete(7), order=Order.SHUFFLED, options={"pace": pace})
+    rig.run(rounds=30)
+    settle(rig)
+    taken = Counter(message.kind for _, _, message in rig.sends)
+    exchanges = taken["done"]
+    assert exchanges > 30
+    size = 7 * 4
+    assert rig.bytes_by_kind() == {
+        "request": exchanges * size,
+        "answer": exchanges * size,
+        "done": 0,
+    }
+    ended = (fields for i in range(7) for fields in rig.of(i, "aggregate"))
+    counted = sum(f["models"] for f in ended) + sum(of(rig, i)._counts["models"] for i in range(7))
+    assert counted == 2 * exchanges  # both ends count it
+
+
 def test_one_exchange_at_a_time_at_most_one_a_round() -> None:
     rig = unit_rig(complete(6), order=Order.SHUFFLED)
     for _ in range(3000):
@@ -217,6 +261,42 @@ def test_the_mixing_matrix_is_doubly_stochastic(seed: int, pace: str) -> None:
     np.testing.assert_allclose(rig.models.sum(axis=0), 1.0, atol=1e-5)
     np.testing.assert_allclose(rig.models.sum(axis=1), 1.0, atol=1e-5)
     assert rig.distance < 0.5  # of 0.93 at the start
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["ring", "complete", "star"]),
+    st.sampled_from(["round", "continuous"]),
+    st.floats(0.0, 0.3),
+)
+def test_the_sum_is_kept_when_nodes_die_come_back_and_end_at_different_times(
+    seed: int, shape: str, pace: str, bad: float
+) -> None:
+    """What a node takes with it when it dies, and brings when it comes, is all that changes it."""
+    near = {"ring": ring(6), "complete": complete(6), "star": star(6)}[shape]
+    draw = np.random.default_rng(seed)
+    fates = (Fate.LOST, Fate.FAILS, Fate.TWICE)
+    rig = unit_rig(near, order=Order.SHUFFLED, seed=seed, stop=9, options={"pace": pace})
+    rig.fates = lambda *_: fates[draw.integers(3)] if draw.random() < bad else Fate.ARRIVES
+    victim = int(draw.integers(6))
+    total = rig.initial.sum(axis=0)
+    for step in range(600):
+        if step in (60, 110):
+            if step == 60:
+                rig.kill(victim)
+            else:
+                rig.now += 10**9  # a new life numbers its exchanges by the run clock
+                rig.revive(victim, model_of=(victim + 1) % 6)
+            total = rig.models.sum(axis=0) + owed(rig)
+        if not rig.step():
+            break
+        np.testing.assert_allclose(rig.models.sum(axis=0) + owed(rig), total, atol=1e-4)
+    rig.fates = always
+    settle(rig)
+    np.testing.assert_allclose(rig.models.sum(axis=0) + owed(rig), total, atol=1e-4)
+    for i in rig.finished:
+        np.testing.assert_array_equal(rig.finished[i], rig.peers[i].parameters)
 
 
 def test_training_moves_the_mean_by_what_was_trained_and_no_more() -> None:
@@ -289,7 +369,8 @@ def test_a_lost_answer_is_asked_for_and_sent_again() -> None:
     rig.drain()
     assert kinds(rig) == ["request", "answer", "ask", "answer", "done"]
     assert (value(rig, 0), value(rig, first)) == (4.0, 4.0)
-    assert of(rig, first)._answers[name(0)][1] is None  # nothing is kept
+    kept = of(rig, first)._answers[name(0)]
+    assert (kept.message, kept.theirs) == (None, None)  # nothing is
 
 
 def test_a_request_that_comes_after_it_was_asked_for_is_refused_for_good() -> None:
@@ -379,12 +460,144 @@ def test_an_active_node_that_was_started_again_is_answered_though_it_counts_anew
 
 def test_a_request_that_failed_is_asked_about_at_once() -> None:
     rig = pair()
-    first = partner(rig)
+    (request,) = rig.pool
+    assert request.send is not None
+    first = request.node
     rig.pool.clear()
-    effects = rig.feed(0, SendFailed(target=name(first), key="request", reason="it broke"))
+    failed = SendFailed(target=name(first), key=request.send.key, reason="it broke")
+    effects = rig.feed(0, failed)
     (ask,) = [effect for effect in effects if isinstance(effect, Send)]
     assert isinstance(ask.message, PeerMessage)
     assert (ask.target, ask.message.kind) == (name(first), "ask")
+
+
+def test_a_request_that_is_still_queued_when_it_is_asked_about_is_not_sent() -> None:
+    """The question overtakes it, and the partner refuses what comes after that."""
+    rig = pair(timeout_s=10.0)
+    (first,) = rig.pool
+    rig.feed(0, PeerChanged(peer=name(first.node), change=PeerChange.LOST))
+    rig.now = 10**9  # its number begins with the digit that is the number of the first
+    _round(rig)  # asks the other one
+    (_, other) = rig.pool
+    assert other.node == 3 - first.node
+    rig.now = 4 * 10**9
+    rig.feed(0, PeerChanged(peer=name(first.node), change=PeerChange.CONNECTED))
+    assert [message for _, _, message in rig.cancelled] == [first.send.message]
+    assert [pending.send.message.kind for pending in rig.pool] == ["request", "ask"]
+    assert rig.pool[0] is other  # of another exchange: it stays
+    rig.pool.remove(other)
+    rig.drain()
+    assert kinds(rig) == ["ask", "void"]
+    assert not rig.bytes_by_kind().total()
+    rig.pool.append(other)
+    rig.now = 11 * 10**9
+    rig.feed(0, TimerFired(key="algorithm/overdue"))
+    assert len(rig.cancelled) == 2
+    rig.drain()
+    assert kinds(rig) == ["ask", "void"] * 2
+    assert not of(rig, 0)._open
+    assert [value(rig, i) for i in range(3)] == [0.0, 8.0, 8.0]
+
+
+# --- who has ended
+
+
+def _ends(rig: Rig, i: int) -> None:
+    """A passive node ends its rounds, training nothing."""
+    while i not in rig.finished:
+        start = of(rig, i)._start
+        assert start is not None
+        rig.feed(i, Trained(job=rig.round(i) + 1, parameters=start, loss=1.0, steps=1))
+        for pending in [p for p in rig.pool if p.send is None and p.node == i]:
+            rig.pool.remove(pending)
+            rig.feed(i, pending.event)
+
+
+def test_a_partner_that_has_ended_says_so_and_is_asked_once() -> None:
+    rig = Rig(
+        "adpsgd",
+        near=star(3),
+        initial=np.array([[0.0] * SIZE, [8.0] * SIZE, [8.0] * SIZE]),
+        options={"pace": "continuous"},
+        stop=5,
+    )
+    rig.pool = [p for p in rig.pool if p.send is not None]
+    first = partner(rig)
+    _ends(rig, first)
+    for _ in range(20):
+        rig.step()
+    assert rig.now == 0  # nobody waited for the time to be over
+    asked = [target for _, target, message in rig.sends if message.kind == "request"]
+    assert asked.count(first) == 1
+    assert len(asked) > 5
+    assert value(rig, first) == 8.0
+    assert rig.models[:, 0].sum() == 16.0
+    _ends(rig, 3 - first)
+    rig.drain()
+    assert rig.now == 0
+    assert not of(rig, 0)._open
+
+
+def test_an_answer_to_one_that_has_ended_is_undone() -> None:
+    rig = Rig("adpsgd", near=star(2), initial=np.array([[0.0] * SIZE, [8.0] * SIZE]), stop=1)
+    rig.fates = lambda i, j, m: Fate.TWICE
+    (job,) = [p.event for p in rig.pool if p.node == 0 and isinstance(p.event, Trained)]
+    (request,) = [p for p in rig.pool if p.send is not None]
+    rig.pool.clear()
+    rig.feed(1, request.event)
+    assert value(rig, 1) == 4.0
+    held, rig.pool = rig.pool, []
+    rig.feed(0, job)
+    rig.pool = [p for p in rig.pool if p.send is None]  # what it would begin now is not asked here
+    rig.drain()
+    assert set(rig.finished) == {0}
+    rig.pool = held
+    rig.deliver()
+    assert kinds(rig) == ["answer", "undo", "undo"]
+    assert (value(rig, 0), value(rig, 1)) == (0.0, 8.0)
+    assert rig.finished[0].tolist() == [0.0] * SIZE
+    assert of(rig, 1)._counts["undone"] == 1
+
+
+def test_an_answer_that_was_taken_is_not_undone_when_it_comes_again_after_the_end() -> None:
+    rig = Rig("adpsgd", near=star(2), initial=np.array([[0.0] * SIZE, [8.0] * SIZE]), stop=1)
+    (job,) = [p.event for p in rig.pool if p.node == 0 and isinstance(p.event, Trained)]
+    rig.pool = [p for p in rig.pool if p.send is not None]
+    rig.step()
+    (answer,) = rig.pool
+    rig.fates = lambda i, j, m: Fate.LOST if m.kind == "done" else Fate.ARRIVES
+    rig.deliver()
+    assert of(rig, 1)._answers[name(0)].message is not None  # it does not know
+    rig.feed(0, job)
+    rig.pool = [p for p in rig.pool if p.send is None]
+    rig.drain()
+    rig.fates = always
+    rig.feed(0, answer.event)
+    rig.deliver()
+    assert kinds(rig) == ["request", "answer", "done", "done"]
+    assert of(rig, 1)._answers[name(0)].message is None
+    assert (value(rig, 0), value(rig, 1)) == (4.0, 4.0)
+
+
+def test_one_that_has_ended_still_gives_the_answer_that_it_owes() -> None:
+    """It has taken its half before its end; the answer was lost."""
+    lost = iter([Fate.LOST])
+    rig = Rig(
+        "adpsgd",
+        near=star(2),
+        initial=np.array([[0.0] * SIZE, [8.0] * SIZE]),
+        stop=2,
+        fates=lambda i, j, m: next(lost, Fate.ARRIVES) if m.kind == "answer" else Fate.ARRIVES,
+    )
+    rig.pool = [p for p in rig.pool if p.send is not None]
+    rig.drain()
+    _ends(rig, 1)
+    assert rig.finished[1].tolist() == [4.0] * SIZE
+    assert rig.step()  # the timer
+    rig.deliver()
+    assert kinds(rig) == ["request", "answer", "ask", "answer", "done"]
+    assert (value(rig, 0), value(rig, 1)) == (4.0, 4.0)
+    assert of(rig, 1)._answers[name(0)].message is None
 
 
 def test_a_new_exchange_does_not_put_off_asking_about_an_old_one() -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from node import algorithms
+from node.algorithms.adpsgd_artifact import ADPSGDArtifact
 from node.config import Pacing
-from node.core.effects import DropQueued, InFlight, Send
-from node.core.events import PeerChange, PeerChanged, Received, Trained
+from node.core.effects import DropQueued, Send
+from node.core.events import ModelAdopted, PeerChange, PeerChanged, Received, Trained
 from node.core.messages import PeerMessage
 from node.core.outbox import Outbox, Outgoing, Priority
 from node.core.parts import Part, Span, Whole
 from node.errors import ConfigError
-from tests.algorithms.rig import Order, Quadratic, Rig, complete, name
+from tests.algorithms.rig import Fate, Order, Quadratic, Rig, complete, name
 
 SIZE = 6
 ARTIFACTS = ("adpsgd-artifact", "swift-artifact")
@@ -151,35 +153,170 @@ def test_a_round_sends_the_whole_model_to_degree_different_peers() -> None:
         assert sum(send.message.model_bytes for send in sent) == 5 * SIZE * 4
 
 
-# --- queue policies
+# --- messages that are lost, exactly
+
+
+@pytest.mark.parametrize("fate", [Fate.LOST, Fate.FAILS])
+@pytest.mark.parametrize(
+    ("lost", "travelled", "asked", "asking"),
+    [
+        (None, ["ping", "pong"], 4.0, 4.0),
+        ("ping", ["ping"], 6.0, 2.0),
+        ("pong", ["ping", "pong"], 4.0, 2.0),
+    ],
+)
+def test_a_lost_ping_is_not_answered_and_who_misses_a_pong_does_without(
+    fate: Fate, lost: str | None, travelled: list[str], asked: float, asking: float
+) -> None:
+    """Node 0 with the model 2 asks node 1 with the model 6."""
+    rig = Rig(
+        "adpsgd-artifact",
+        near=complete(2),
+        initial=np.array([[0.0] * SIZE, [6.0] * SIZE]),
+        options={"degree": 2},
+        fates=lambda source, target, message: fate if message.kind == lost else Fate.ARRIVES,
+    )
+    trained(rig, 0, 2.0)
+    rig.deliver()
+    assert [message.kind for _, _, message in rig.sends] == travelled
+    trained(rig, 1, 6.0)
+    trained(rig, 0, 2.0)
+    assert rig.peers[1].parameters.tolist() == [asked] * SIZE
+    assert rig.peers[0].parameters.tolist() == [asking] * SIZE
+
+
+@pytest.mark.parametrize("fate", [Fate.LOST, Fate.FAILS])
+def test_a_lost_model_is_not_averaged_and_not_sent_again(fate: Fate) -> None:
+    rig = Rig(
+        "swift-artifact",
+        near=complete(3),
+        initial=np.zeros((3, SIZE)),
+        options={"degree": 2},
+        fates=lambda source, target, message: (
+            fate if (source, target, message.round) == (1, 0, 0) else Fate.ARRIVES
+        ),
+    )
+    for i, value in enumerate((1.0, 5.0, 9.0)):
+        trained(rig, i, value)
+    rig.deliver()
+    assert len(rig.sends) == 6
+    for i in range(3):
+        trained(rig, i, 0.0)
+    assert [rig.peers[i].parameters[0] for i in range(3)] == [4.5, 10 / np.float32(3), 2.0]
+
+
+# --- a node that ends, and one that begins anew
+
+
+def test_who_has_ended_its_rounds_still_answers_with_its_last_snapshot() -> None:
+    rig = Rig(
+        "adpsgd-artifact",
+        near=complete(3),
+        initial=np.zeros((3, SIZE)),
+        options={"degree": 2},
+        stop=1,
+    )
+    trained(rig, 0, 2.0)
+    assert rig.round(0) == 1
+    before = rig.peers[0].parameters.tolist()
+    ping = whole(6.0, round_=5, kind="ping")
+    answers = [e for j in (1, 1, 2) for e in rig.feed(0, Received(sender=name(j), message=ping))]
+    kinds = [(send.target, send.message.kind) for send in answers if isinstance(send, Send)]
+    assert kinds == [(name(1), "pong"), (name(1), "pong"), (name(2), "pong")]
+    pongs = [(target, message) for source, target, message in rig.waiting if message.kind == "pong"]
+    assert [target for target, _ in pongs] == [1, 2]  # the second to node 1 in place of the first
+    for _, message in pongs:
+        assert message.part is not None
+        assert (message.part.values.tolist(), message.round) == ([2.0] * SIZE, 0)
+    rig.drain()
+    assert rig.peers[0].parameters.tolist() == before
+    assert not rig.feed(0, Received(sender=name(1), message=whole(6.0, round_=5)))  # a pong
 
 
 @pytest.mark.parametrize("algorithm", ARTIFACTS)
-@pytest.mark.parametrize(("queue", "longest"), [("bounded", 6), ("unbounded", 40 * 6)])
-def test_what_a_node_queues_that_can_send_nothing(algorithm: str, queue: str, longest: int) -> None:
-    """Into the runtime's real send queue, whose link is dead; another node pings now and then."""
+@pytest.mark.parametrize("queue", ["bounded", "unbounded"])
+def test_what_belongs_to_a_model_that_was_given_up_is_void(algorithm: str, queue: str) -> None:
     rig = sender(algorithm, degree=6, queue=queue)
-    outbox = Outbox(pacing=Pacing.SEQUENTIAL, window=lambda peer: 1 << 20)
-    lengths = []
-    for turn in range(40):
+    trained(rig, 0, 1.0)
+    mail = trained(rig, 1, 8.0)
+    rig.feed(0, Received(sender=name(1), message=mail[0].message))
+    queued = [target for source, target, _ in rig.waiting if source == 0]
+    assert queued
+    adopted = np.full(SIZE, 3.0, dtype=np.float32)
+    adopted.flags.writeable = False
+    rig.feed(0, ModelAdopted(round=7, parameters=adopted))
+    assert not [target for source, target, _ in rig.waiting if source == 0]
+    rig.feed(0, Trained(job=3, parameters=adopted, loss=1.0, steps=1))
+    assert rig.of(0, "aggregate")[-1]["models" if algorithm[0] == "a" else "fragments"] == 0
+    assert rig.peers[0].parameters.tolist() == [3.0] * SIZE
+
+
+# --- queue policies
+
+
+def test_an_unbounded_queue_sends_every_model_to_the_byte() -> None:
+    rig = Rig(
+        "swift-artifact",
+        near=complete(8),
+        initial=models(8),
+        options={"degree": 3},
+        order=Order.SHUFFLED,
+    )
+    rig.run(rounds=10)
+    queued = Counter[tuple[int, int]]()
+    for source, _, message in (*rig.sends, *rig.waiting):
+        queued[source, message.round] += message.model_bytes
+    assert rig.cancelled == []
+    assert rig.waiting
+    assert set(queued) == {(i, r) for i in range(8) for r in range(rig.round(i))}
+    assert set(queued.values()) == {3 * SIZE * 4}
+
+
+def rounds_with_questions(rig: Rig, outbox: Outbox, *, rounds: int) -> Iterator[int]:
+    """Node 0 trains, and three others ping it; all into the runtime's real send queue."""
+    for turn in range(rounds):
         values = np.ones(SIZE, dtype=np.float32)
         values.flags.writeable = False
-        events = [Trained(job=turn + 1, parameters=values, loss=1.0, steps=1)]
-        effects = [effect for event in events for effect in rig.feed(0, event)]
-        if algorithm == "adpsgd-artifact":
+        effects = rig.feed(0, Trained(job=turn + 1, parameters=values, loss=1.0, steps=1))
+        if isinstance(rig.algorithms[0], ADPSGDArtifact):
             for j in (1, 2, 3):
                 ping = whole(1.0, round_=turn, kind="ping")
                 effects += rig.feed(0, Received(sender=name(j), message=ping))
         for effect in effects:
             if isinstance(effect, DropQueued):
-                outbox.drop(key_prefix=effect.key_prefix, in_flight=InFlight.FINISH)
+                outbox.drop(key_prefix=effect.key_prefix, in_flight=effect.in_flight)
             elif isinstance(effect, Send):
                 outbox.push(_item(effect), supersedes=effect.supersedes)
-        lengths.append(len(outbox))
+        yield turn
+
+
+@pytest.mark.parametrize("algorithm", ARTIFACTS)
+@pytest.mark.parametrize(("queue", "longest"), [("bounded", 6), ("unbounded", 40 * 6)])
+def test_what_a_node_queues_that_can_send_nothing(algorithm: str, queue: str, longest: int) -> None:
+    rig = sender(algorithm, degree=6, queue=queue)
+    outbox = Outbox(pacing=Pacing.SEQUENTIAL, window=lambda peer: 1 << 20)
+    lengths = [len(outbox) for _ in rounds_with_questions(rig, outbox, rounds=40)]
     assert max(lengths) == lengths[-1] == longest
     if queue == "unbounded":
         assert lengths == [6 * (turn + 1) for turn in range(40)]  # FIFO, nothing taken back
         assert [item.number for item in outbox.queued()] == list(range(1, 241))
+
+
+@pytest.mark.parametrize(("queue", "pings", "pongs"), [("bounded", 24, 0), ("unbounded", 12, 12)])
+def test_a_node_too_slow_for_its_own_pings_answers_nobody_where_the_queue_is_bounded(
+    queue: str, pings: int, pongs: int
+) -> None:
+    """Its link takes two of the six models that a round asks it for."""
+    rig = sender("adpsgd-artifact", degree=6, queue=queue)
+    outbox = Outbox(pacing=Pacing.SEQUENTIAL, window=lambda peer: 1 << 20)
+    sent: Counter[str] = Counter()
+    for _ in rounds_with_questions(rig, outbox, rounds=12):
+        for _ in range(2):
+            chunk = outbox.next_chunk({name(j) for j in range(8)})
+            assert chunk is not None
+            assert chunk.last
+            sent[chunk.item.key.rpartition("/")[2]] += 1
+    assert (sent["ping"], sent["pong"]) == (pings, pongs)
 
 
 def _item(effect: Send) -> Outgoing:

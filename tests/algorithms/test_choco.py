@@ -13,7 +13,7 @@ from node import algorithms
 from node.algorithms.choco import Choco
 from node.core.events import ModelAdopted
 from node.core.messages import PeerMessage
-from node.core.parts import RandomMask, resolve
+from node.core.parts import IndexSet, Listed, RandomMask, resolve
 from node.core.rng import derive_seed
 from node.errors import ConfigError
 from tests.algorithms.rig import Fate, Quadratic, Rig, complete, name, ring, star, still
@@ -236,6 +236,33 @@ def test_no_replica_is_ever_wrong_whatever_is_lost(
     made.fates = lambda *_: Fate.ARRIVES
     made.run(rounds=17)
     assert watch.look() == 12
+
+
+@pytest.mark.parametrize(
+    ("compression", "wrong"),
+    [
+        ("random", RandomMask(0.2, 5)),
+        ("random", Listed(np.arange(12))),
+        ("top_k", Listed(np.arange(11))),
+        ("top_k", RandomMask(0.2, 5)),
+    ],
+)
+def test_a_difference_of_other_parameters_than_q_keeps_is_refused(
+    monkeypatch: pytest.MonkeyPatch, compression: str, wrong: IndexSet
+) -> None:
+    """Its receiver's replica would be another than the sender's, and nobody would know."""
+    made = rig(complete(4), compression=compression)
+    while state(made, 1).stamp != 2:
+        made.step()
+    monkeypatch.setattr(made.algorithms[1], "_kept", lambda ctx, difference: wrong)
+    made.run(rounds=4)
+    for i in (0, 2, 3):
+        (refused,) = made.of(i, "refused")
+        assert refused["sender"] == name(1)
+        assert "not the parameters" in refused["reason"]
+        stamp, _ = state(made, i).replicas[name(1)]
+        assert stamp == 2  # of the round before
+        assert made.of(i, "aggregate")[-1]["models"] == 2
 
 
 @pytest.mark.parametrize("options", [{"share": 0}, {"gamma": 1.1}, {"compression": "zip"}])

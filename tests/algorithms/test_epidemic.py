@@ -56,12 +56,44 @@ def test_the_oracle_s_graph_is_regular_and_simple(n: int, s: int, round_: int, s
     draw = _oracle(seed, round_, names(n), names(n), s)
     degree = min(s, n - 1)
     if s < n - 1 and s % 2 and n % 2:  # there is no such graph
-        degree = s - 1
+        degree = max(1, s - 1)
+    alone = [node for node, (targets, _) in draw.items() if not targets]
+    assert len(alone) == (s == 1 and n % 2)  # a matching
     for node, (targets, sources) in draw.items():
         assert targets == sources
-        assert len(set(targets)) == degree
+        assert len(set(targets)) == (degree if node not in alone else 0)
         assert node not in targets
         assert all(node in draw[target][0] for target in targets)
+
+
+def test_pairs_of_an_odd_number_leave_out_each_as_often() -> None:
+    n, rounds = 7, 2100
+    alone: Counter[NodeId] = Counter()
+    pairs: Counter[frozenset[NodeId]] = Counter()
+    for round_ in range(rounds):
+        draw = _oracle(7, round_, names(n), names(n), 1)
+        alone.update(node for node, (targets, _) in draw.items() if not targets)
+        pairs.update({frozenset((node, *ends)) for node, (ends, _) in draw.items() if ends})
+    assert sum(alone.values()) == rounds
+    assert sum(pairs.values()) == 3 * rounds
+    assert all(abs(alone[node] - 300) < 5 * np.sqrt(300 * 6 / 7) for node in names(n))
+    assert len(pairs) == 21
+    assert all(abs(count - 300) < 5 * np.sqrt(300 * 6 / 7) for count in pairs.values())
+
+
+def test_a_pair_of_three_averages_and_who_is_left_out_keeps_its_model() -> None:
+    made = rig(4, variant="oracle", degree=1)
+    made.run(rounds=1)
+    made.kill(3)
+    for round_ in range(1, 6):
+        before = made.models
+        made.run(rounds=round_ + 1)
+        (pair,) = {frozenset((s, t)) for s, t, m in made.sends if m.round == round_}
+        (left,) = {0, 1, 2} - pair
+        expected = before.copy()
+        expected[sorted(pair)] = before[sorted(pair)].mean(axis=0)
+        np.testing.assert_allclose(made.models, expected, atol=1e-6)
+        assert np.array_equal(made.models[left], before[left])
 
 
 def test_local_in_degrees_are_binomial_and_all_pairs_are_as_likely() -> None:

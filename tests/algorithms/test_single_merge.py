@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from node import algorithms
 from node.algorithms.single_merge import SingleMerge, _draw
 from node.errors import ConfigError
-from tests.algorithms.rig import Order, Quadratic, Rig, complete, name, ring
+from tests.algorithms.rig import Fate, Order, Quadratic, Rig, complete, name, ring
 
 SIZE = 4
 
@@ -117,6 +117,32 @@ def test_a_round_is_the_plain_mean_over_a_node_and_those_it_pulled() -> None:
         expected = matrix / matrix.sum(axis=1, keepdims=True) @ expected
         np.testing.assert_allclose(made.models, expected, atol=1e-6)
     np.testing.assert_allclose(made.models.sum(axis=1), 1.0, atol=1e-6)  # row-stochastic
+
+
+def test_a_pull_that_is_lost_is_not_counted() -> None:
+    """The mean over the own model and those that came; nothing is pulled in its place."""
+    lost = min(_draw(1, 0, 6, 3.0)[2])
+    made = Rig(
+        "single-merge",
+        near=complete(6),
+        initial=np.eye(6),
+        options={"rounds": 9, "schedule": "fixed", "r_start": 3.0},
+        fates=lambda sender, target, message: (
+            Fate.LOST if (sender, target) == (lost, 2) else Fate.ARRIVES
+        ),
+        seed=1,
+    )
+    made.run(rounds=1)
+    assert len(made.sends) == 6 * 3
+    matrix = np.eye(6)
+    for sender, target in sent_in(made, 0):
+        matrix[target, sender] = (sender, target) != (lost, 2)
+    assert matrix.sum(axis=1).tolist() == [4, 4, 3, 4, 4, 4]
+    np.testing.assert_allclose(made.models, matrix / matrix.sum(axis=1, keepdims=True), atol=1e-6)
+    (aggregate,) = made.of(2, "aggregate")
+    assert (aggregate["models"], aggregate["pulled"]) == (2, 3)
+    (share,) = made.of(2, "share")
+    assert share["missing"] == [name(lost)]
 
 
 def test_without_pulls_nothing_is_sent_and_nobody_waits() -> None:

@@ -144,6 +144,116 @@ def test_a_lost_neighbour_has_no_weight_until_it_is_heard_again() -> None:
     assert value(rig) == pytest.approx(3.0)
 
 
+IRREGULAR = [[1, 2, 3, 4], [0, 2], [0, 1], [0], [0, 5], [4]]
+
+
+def sweep(rig: Rig) -> None:
+    """All end a round at the same time, having trained nothing; then all messages arrive."""
+    for i in range(len(rig.near)):
+        train(rig, i, rig.peers[i].parameters)
+    rig.deliver()
+
+
+def test_a_synchronous_sweep_on_an_irregular_graph_is_x_to_w_x_and_keeps_the_mean() -> None:
+    """Broadcast, and average in the next round what has come of all."""
+    initial = np.random.default_rng(5).normal(size=(6, SIZE))
+    rig = Rig("swift", near=IRREGULAR, initial=initial, options={"average_every": 2})
+    w = np.zeros((6, 6))
+    for i, others in enumerate(IRREGULAR):
+        for j in others:
+            w[i, j] = 1 / (1 + max(len(others), len(IRREGULAR[j])))
+    w += np.diag(1 - w.sum(axis=1))
+    for _ in range(3):
+        before = rig.models
+        sweep(rig)
+        sweep(rig)
+        np.testing.assert_allclose(rig.models, w @ before, atol=1e-6)
+        np.testing.assert_allclose(rig.models.mean(axis=0), initial.mean(axis=0), atol=1e-6)
+
+
+def test_before_a_neighbour_is_heard_it_counts_with_the_own_start_and_degree() -> None:
+    """Exactly as the module says: not symmetric where degrees differ, until both have heard."""
+    initial = np.array([[1.0] * SIZE, [2.0] * SIZE, [4.0] * SIZE, [8.0] * SIZE])
+    rig = Rig("swift", near=star(4), initial=initial)
+    for i in range(4):
+        train(rig, i, [10.0 * (i + 1)] * SIZE)
+    hub = 10 / 4 + 3 * 1 / 4
+    leaves = [(20 + 2) / 2, (30 + 4) / 2, (40 + 8) / 2]
+    np.testing.assert_allclose(rig.models[:, 0], [hub, *leaves], rtol=1e-6)
+    rig.deliver()
+    for i in range(4):
+        train(rig, i, [0.0] * SIZE)
+    # 1/4 in both directions, with what was heard: the trained models of the first round.
+    np.testing.assert_allclose(rig.models[:, 0], [90 / 4, 10 / 4, 10 / 4, 10 / 4], rtol=1e-6)
+
+
+def test_fresh_keeps_the_mean_where_both_ends_of_an_edge_have_heard_or_neither() -> None:
+    initial = np.random.default_rng(5).normal(size=(6, SIZE))
+    options = {"memory": "fresh", "average_every": 2}
+    rig = Rig("swift", near=IRREGULAR, initial=initial, options=options)
+    heard = {(0, 1), (1, 0), (4, 5), (5, 4)}
+    rig.fates = lambda i, j, m: Fate.ARRIVES if (i, j) in heard else Fate.LOST
+    sweep(rig)
+    sweep(rig)
+    assert not np.allclose(rig.models, initial)
+    np.testing.assert_allclose(rig.models.mean(axis=0), initial.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", ["stored", "fresh"])
+def test_of_a_lost_broadcast_the_letter_before_stays_or_its_weight_stays_here(memory: str) -> None:
+    """Node 0 hears 4 and 1 in round 0, and 4 alone in round 1."""
+    rig = on_ring(memory=memory)
+    rig.fates = lambda i, j, m: Fate.LOST if (i, j, m.round) == (1, 0, 1) else Fate.ARRIVES
+    means = []
+    for of_1, of_4 in ((3.0, 6.0), (30.0, 12.0)):
+        train(rig, 1, [of_1] * SIZE)
+        train(rig, 4, [of_4] * SIZE)
+        rig.deliver()
+        train(rig, 0, [9.0] * SIZE)
+        means.append(value(rig))
+    stored = memory == "stored"
+    last = (9 + 3 + 12) / 3 if stored else (2 * 9 + 12) / 3
+    assert means == pytest.approx([(9 + 3 + 6) / 3, last])
+    aggregate = rig.of(0, "aggregate")[-1]
+    assert aggregate["models"] == (2 if stored else 1)
+    assert aggregate["own_weight"] == pytest.approx(1 / 3 if stored else 2 / 3)
+    assert aggregate["age_mean"] == (0.5 if stored else 0.0)
+
+
+# --- order
+
+
+def test_the_paper_s_order_averages_what_training_began_with_and_adds_the_update() -> None:
+    rig = on_ring(order="paper")
+    first = [message for sender, _, message in rig.waiting if sender == 0]
+    assert [message.round for message in first] == [0, 0]  # broadcast when the round begins
+    hear(rig, 0, 1, letter(3.0, round_=0))
+    hear(rig, 0, 4, letter(6.0, round_=0))
+    sent = train(rig, 0, [5.0] * SIZE)  # from 0
+    assert rig.evaluated[0][1].tolist() == [3.0] * SIZE  # (0 + 3 + 6) / 3
+    assert value(rig) == 8.0
+    for send in sent:
+        assert isinstance(send.message, PeerMessage)
+        assert send.message.round == 1
+        assert send.message.part is not None
+        assert send.message.part.values.tolist() == [8.0] * SIZE
+    train(rig, 0, [8.5] * SIZE)
+    assert value(rig) == pytest.approx((8 + 3 + 6) / 3 + 0.5)
+
+
+def test_the_paper_s_order_keeps_the_mean_but_for_the_updates() -> None:
+    """X <- X W - gamma G: all rounds at once, each of which adds 1 to every model."""
+    initial = np.random.default_rng(5).normal(size=(6, SIZE))
+    rig = Rig("swift", near=IRREGULAR, initial=initial, options={"order": "paper"})
+    start = rig.distance
+    for k in range(1, 9):
+        rig.deliver()
+        for i in range(6):
+            train(rig, i, rig.peers[i].parameters + np.float32(1))
+        np.testing.assert_allclose(rig.models.mean(axis=0), initial.mean(axis=0) + k, atol=1e-5)
+    assert rig.distance < 0.5 * start
+
+
 # --- communication set, broadcast
 
 
@@ -198,6 +308,20 @@ def test_what_is_no_model_is_refused() -> None:
     assert len(rig.of(0, "refused")) == 3
     train(rig, 0, [6.0] * SIZE)
     assert value(rig) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("order", ["train_first", "paper"])
+def test_a_run_costs_rounds_times_degrees_models_less_those_that_were_replaced(order: str) -> None:
+    """To the byte: sent, replaced in the queue, and still in it."""
+    options = {"order": order}
+    initial = np.zeros((6, SIZE))
+    rig = Rig("swift", near=IRREGULAR, initial=initial, options=options, order=Order.SHUFFLED)
+    rig.run(rounds=40)
+    broadcasts = [rig.round(i) + (order == "paper") for i in range(6)]  # there as a round begins
+    models = sum(k * len(others) for k, others in zip(broadcasts, IRREGULAR, strict=True))
+    found = [message for _, _, message in (*rig.sends, *rig.cancelled, *rig.waiting)]
+    assert sum(message.model_bytes for message in found) == models * SIZE * 4
+    assert len(rig.cancelled) > 10
 
 
 # --- runs

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from node import algorithms
 from node.algorithms.averaging import largest
 from node.core.messages import PeerMessage
-from node.core.parts import Listed, Vector
+from node.core.parts import Listed, Vector, take
 from node.errors import ConfigError
 from tests.algorithms.rig import Fate, Quadratic, Rig, ring
 
@@ -65,6 +65,28 @@ def test_what_changed_most_since_it_was_sent_last_is_sent() -> None:
     # Error feedback: what changes little is sent too, in the end.
     sent = {i for s, _, m in rig.sends if s == 0 for i in indices(m)}
     assert len(sent) > 15
+
+
+def test_since_the_average_what_is_left_out_is_forgotten() -> None:
+    """As `PartialModel` ranks: by what this round's training changed, and nothing before it."""
+    steps = np.linspace(0.01, 0.5, SIZE).astype(np.float32)
+
+    def train(node: int, parameters: Vector, _: int) -> Vector:
+        return parameters + (steps if node == 0 else 0 * steps)
+
+    options = {"share": 0.1, "since": "average"}
+    rig = Rig("topk", near=[[1], [0]], initial=np.zeros((2, SIZE)), train=train, options=options)
+    rig.run(rounds=12)
+    sent = [indices(m) for s, _, m in rig.sends if s == 0]
+    assert sent == [[45, 46, 47, 48, 49]] * 12
+
+
+def test_another_number_of_parameters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig("topk", near=ring(5), initial=some(5), options={"share": 0.2})
+    odd = take(some(1)[0], Listed(np.arange(9)), rig.layout)
+    monkeypatch.setattr(rig.algorithms[1], "part", lambda ctx: odd)
+    rig.run(rounds=1)
+    assert [len(rig.of(i, "refused")) for i in range(5)] == [1, 0, 1, 0, 0]
 
 
 def test_a_round_costs_eight_bytes_a_parameter_that_is_sent() -> None:

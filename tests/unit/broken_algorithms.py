@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from node.algorithms.averaging import counted_mean
+from node.algorithms.averaging import weighted_mix
 from node.config import Mode
 from node.core.algorithm import Algorithm, Context
 from node.core.events import PeerChange
 from node.core.ids import NodeId
 from node.core.messages import Delivery, PeerMessage
-from node.core.parts import Part, Vector, Whole, frozen, resolve, take
+from node.core.parts import Part, Vector, Whole, frozen, take
 
 
 class Gossip(Algorithm):
@@ -59,9 +59,7 @@ class Gossip(Algorithm):
 
     def average(self, ctx: Context, parameters: Vector) -> Vector:
         parts = [m.part for _, m in sorted(self.inbox.items()) if m.part is not None]
-        return counted_mean(
-            parameters, [(resolve(part.where, ctx.layout), part.values) for part in parts]
-        )
+        return weighted_mix(parameters, [(1 / (1 + len(parts)), part.values) for part in parts])
 
 
 # clean run ---------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ import pytest
 
 from node.config import StopConfig
 from node.core.algorithm import Algorithm, Context
-from node.core.effects import Effect, Evaluate, Finish, Record, SetTimer, Train
+from node.core.effects import Effect, Evaluate, Finish, Record, Send, SetTimer, Train
 from node.core.events import (
     Evaluated,
     Failed,
     ModelAdopted,
+    PeerChange,
+    PeerChanged,
     Received,
     Started,
     StopRequested,
@@ -54,8 +56,26 @@ class Probe(Algorithm):
         self.heard.append(message.kind)
 
 
-def make(*, rounds: int | None = 3, evaluate_every: int = 1) -> tuple[Peer, Probe]:
-    algorithm = Probe()
+class Answerer(Probe):
+    """Adds to its model after a round has ended, and answers whoever comes too late."""
+
+    def on_trained(self, ctx: Context, parameters: Vector, loss: float) -> None:
+        ctx.set_parameters(parameters)
+        ctx.end_round()
+        ctx.set_parameters(parameters + np.float32(100))
+        ctx.train(steps=1)
+
+    def on_late_message(self, ctx: Context, sender: NodeId, message: PeerMessage) -> None:
+        ctx.send(sender, PeerMessage(kind="late", round=ctx.round), key="late")
+
+    def on_peer(self, ctx: Context, peer: NodeId, change: PeerChange) -> None:
+        self.heard.append(f"{change.value}: {', '.join(ctx.reached)}")
+
+
+def make(
+    *, rounds: int | None = 3, evaluate_every: int = 1, probe: type[Probe] = Probe
+) -> tuple[Peer, Probe]:
+    algorithm = probe()
     setting = PeerSetting(
         me=ME,
         peers=(OTHER,),
@@ -152,6 +172,44 @@ def test_a_finished_peer_keeps_its_model() -> None:
     assert finish.reason == "accuracy"
     assert peer.step(message([1, 2, 3, 4]), now=3) == []
     assert algorithm.heard == []
+
+
+def test_a_model_is_evaluated_and_stored_as_it_was_when_the_round_ended() -> None:
+    peer, _ = make(rounds=2, probe=Answerer)
+    peer.step(Started(), now=0)
+    (evaluate,) = only(peer.step(trained(1), now=1), Evaluate)
+    assert evaluate.parameters.tolist() == [1.0] * 4
+    assert peer.parameters.tolist() == [101.0] * 4  # what the next job began with
+    (evaluate,) = only(peer.step(trained(2), now=2), Evaluate)
+    assert evaluate.parameters.tolist() == peer.parameters.tolist() == [2.0] * 4
+    (finish,) = only(peer.step(Evaluated(round=2, accuracy=1, loss=0), now=3), Finish)
+    assert finish.parameters.tolist() == [2.0] * 4
+
+
+def test_one_that_has_ended_may_answer_what_comes_too_late() -> None:
+    peer, algorithm = make(rounds=1, probe=Answerer)
+    peer.step(Started(), now=0)
+    peer.step(trained(1), now=1)
+    for _ in range(2):  # finishing, finished
+        (send,) = peer.step(message([1, 2, 3, 4]), now=2)
+        assert isinstance(send, Send)
+        assert (send.target, send.message.kind) == (OTHER, "late")
+        (refused,) = peer.step(message([1, 2, 3]), now=2)
+        assert isinstance(refused, Record)
+        peer.step(Evaluated(round=1, accuracy=1, loss=0), now=3)
+    assert peer.phase is Phase.FINISHED
+    assert algorithm.heard == []
+    assert peer.parameters.tolist() == [1.0] * 4
+
+
+def test_an_algorithm_sees_which_neighbours_are_in_reach() -> None:
+    peer, algorithm = make(probe=Answerer)
+    peer.step(PeerChanged(peer=OTHER, change=PeerChange.LOST), now=-1)
+    peer.step(PeerChanged(peer=OTHER, change=PeerChange.CONNECTED), now=-1)
+    peer.step(Started(), now=0)
+    peer.step(PeerChanged(peer=OTHER, change=PeerChange.LOST), now=1)
+    peer.step(PeerChanged(peer=OTHER, change=PeerChange.CONNECTED), now=2)
+    assert algorithm.heard == ["lost: ", "connected: other"] * 2
 
 
 def test_a_failure_ends_at_once_with_its_reason_and_the_model_so_far() -> None:

@@ -24,7 +24,7 @@ from node.core.signals import (
     StartWeightSharing,
     Waiting,
 )
-from node.core.standings import Told
+from node.core.standings import Overlay, Told
 from node.units import SECOND
 
 A, B, C, D, E = (NodeId(name) for name in "abcde")
@@ -39,7 +39,7 @@ class Led:
         self.names = [NodeId(name) for name in names]
         self.config = RoundsConfig(**{"mode": Mode.SYNC, "min_participants": 2, **settings})
         overlay = list(itertools.combinations(self.names, 2))
-        self.rounds = Rounds(config=self.config, overlay=overlay)
+        self.rounds = Rounds(config=self.config, overlay=Overlay(overlay))
         self.effects: list[Effect] = []
         self.timers: dict[str, int] = {}
 

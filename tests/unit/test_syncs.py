@@ -7,6 +7,7 @@ from typing import Any
 from node.core.effects import Effect, Record, Send
 from node.core.ids import NodeId
 from node.core.signals import ModelSyncRequest, SignalModelProvider, SignalNewPeer, SyncDecline
+from node.core.standings import Overlay
 from node.core.syncs import Sources, Syncs
 
 A, B, C, D, NEW, OTHER = (NodeId(name) for name in ("a", "b", "c", "d", "new", "other"))
@@ -14,7 +15,7 @@ HOLD = {A: 5, B: 5, C: 5}
 
 
 def syncs() -> Syncs:
-    return Syncs(overlay=[(NEW, C), (OTHER, B), (A, B)])
+    return Syncs(overlay=Overlay([(NEW, C), (OTHER, B), (A, B)]))
 
 
 def told(effects: list[Effect]) -> dict[NodeId, Any]:
@@ -72,7 +73,7 @@ def test_a_report_of_an_older_failure_does_not_replace_the_new_provider() -> Non
 
 
 def test_two_newcomers_are_served_by_different_members() -> None:
-    some = Syncs(overlay=[])
+    some = Syncs(overlay=Overlay([]))
     ask(some, NEW)
     ask(some, OTHER)
     assert some.provider_of(NEW) != some.provider_of(OTHER)
@@ -115,7 +116,7 @@ def test_done_is_done_once() -> None:
 
 
 def test_numbers_go_on_above_those_of_a_coordinator_before_us() -> None:
-    effects = ask(Syncs(overlay=[], first=1000))
+    effects = ask(Syncs(overlay=Overlay([]), first=1000))
     assert told(effects)[NEW].sync == 1000
 
 
