@@ -35,8 +35,10 @@ def summarise(history: History) -> dict[str, Any]:
     plan = history.plan
     found = parts(history.coordinator, nodes=history.nodes, standby=plan.coordinator.standby)
     excused = interventions.excused(history)
+    told = of_kind(history.coordinator, "member")
+    done = {str(event.get("member")): event for event in told if event.get("state") == "done"}
     nodes = {
-        name: _node(history, name, part=part, on_purpose=excused.get(name))
+        name: _node(history, name, part=part, on_purpose=excused.get(name), done=done.get(name, {}))
         for name, part in found.items()
     }
     there = [nodes[name] for name in took_part(found)]
@@ -75,15 +77,19 @@ def summarise(history: History) -> dict[str, Any]:
     }
 
 
-def _node(history: History, name: str, *, part: Part, on_purpose: str | None) -> dict[str, Any]:
-    """One node's part of the summary."""
+def _node(
+    history: History, name: str, *, part: Part, on_purpose: str | None, done: Event
+) -> dict[str, Any]:
+    """One node's part of the summary.
+
+    Args:
+        done: what the coordinator wrote when it had learnt all; empty: it never said so.
+    """
     events = history.nodes[name]
     rounds, evaluation = of_kind(events, "round"), last(events, "evaluation")
     counts, aggregates = last(events, "bytes"), of_kind(events, "aggregate")
     kinds = _kinds(counts.get("kinds"))
     ages = _known(aggregates, "age_mean")
-    done = [e for e in of_kind(history.coordinator, "member") if e.get("member") == name]
-    ended = last([e for e in done if e.get("state") == "done"], "member")
     state = history.ending.members.get(name)
     return {
         "state": part.state,
@@ -103,7 +109,7 @@ def _node(history: History, name: str, *, part: Part, on_purpose: str | None) ->
         "compute_s": _sum_float(event.get("compute_s") for event in rounds),
         "late_s": _sum_float(event.get("late_s") for event in rounds),
         "idle_s": _idle_s(events),
-        "stop": ended.get("reason") or last(events, "stop").get("reason"),
+        "stop": done.get("reason") or last(events, "stop").get("reason"),
         "exit_status": state.exit_status if state is not None else None,
         "on_purpose": on_purpose,
     }

@@ -82,6 +82,7 @@ class CoordinatorHost(Process):
             self.ended_at, self.error = self.queue.now, error
             self.status = 0 if error is None else 1
             self._driver.close()
+            self.world.coordinator_ended()
 
 
 def _no_slots(pairs: tuple[ExpectedPair, ...], attempt: int) -> tuple[ProbeSlot, ...]:

@@ -60,7 +60,7 @@ from node.core.messages import PeerMessage
 from node.core.model_sync import KINDS
 from node.core.outbox import Priority
 from node.core.parts import Vector
-from node.core.peer import PeerSetting
+from node.core.peer import PeerSetting, Phase
 from node.core.signals import Hello
 from node.errors import EnvironmentFault
 from node.sim.compute import lasts
@@ -87,7 +87,11 @@ class NodeHost(Process):
         super().__init__(world, config.name)
         self.config = config
         self.incarnation = incarnation
-        self._neighbours = frozenset(config.neighbours)
+        self._places = world.network.places
+        self._near = bytearray(len(self._places))
+        """1 for each neighbour, by place: a thousand sets of a thousand names would be 33 MB."""
+        for name in config.neighbours:
+            self._near[self._places[name]] = 1
         self._member = Driver(
             Member(
                 hello=Hello(emulator=Emulator.MODEL.value, applied="{}"),
@@ -125,8 +129,8 @@ class NodeHost(Process):
         self.jobs = Jobs(world, config.name, done=self._done, fail=self.fail)
         self._newest: tuple[int, float | None, float | None] = (-1, None, None)
         """Round, accuracy and loss of the newest evaluation."""
-        self._told: tuple[object, ...] = ()
-        """What the member machine knows of the run here."""
+        self._told: tuple[int, Phase | None, object] = (-1, None, None)
+        """What the member machine knows of the run here: round, phase, evaluation."""
         self._begun = False
         self._outside = False
         """The run is under way without this node, which may take part later."""
@@ -217,14 +221,9 @@ class NodeHost(Process):
         """The peer machine knows only neighbours; the member machine hears who is there, and has
         model sync with anybody."""
         match event:
-            case Received(sender=about, message=message):
-                if isinstance(message, PeerMessage) and message.kind in KINDS:
-                    self._member.feed(event)
-                    return
-                if about not in self._neighbours:
-                    self._refuse(about, "a message from one who is no neighbour")
-                if self._outside:
-                    return  # of a run in which this node has no part yet
+            case Received():
+                self._received(event)
+                return
             case Sent(target=about, key=key) | SendFailed(target=about, key=key):
                 if key.startswith(_SYNC):
                     return  # who misses it asks again
@@ -236,7 +235,16 @@ class NodeHost(Process):
                 return
             case _:
                 raise TypeError(f"the mesh says {event}")
-        if about in self._neighbours:
+        if self._near[self._places[about]]:
+            self._feed(event)
+
+    def _received(self, event: Received) -> None:
+        message = event.message
+        if isinstance(message, PeerMessage) and message.kind in KINDS:
+            self._member.feed(event)
+        elif not self._near[self._places[event.sender]]:
+            self._refuse(event.sender, "a message from one who is no neighbour")
+        elif not self._outside:  # of a run in which this node has no part yet
             self._feed(event)
 
     def _feed(self, event: Event) -> None:
@@ -245,13 +253,13 @@ class NodeHost(Process):
 
     def _report(self) -> None:
         """Tell the member machine how far the run is, where that is news."""
+        machine = self.machine
+        round_, phase, newest = self._told
+        if machine.round == round_ and machine.phase is phase and self._newest == newest:
+            return
         if self._outside:
             return
-        machine = self.machine
-        told = (machine.phase, machine.round, self._newest)
-        if told == self._told:
-            return
-        self._told = told
+        self._told = (machine.round, machine.phase, self._newest)
         _, accuracy, loss = self._newest
         self._member.feed(
             Progress(

@@ -55,6 +55,10 @@ class EventQueue:
         """Make this call in `delay` ns; raises ValueError where that is negative."""
         self.at(self.now + delay, call, *args)
 
+    def clear(self) -> None:
+        """Forget all calls that are still to come."""
+        self._entries.clear()
+
     def run(self, *, until: Nanos | None = None, limit: int | None = None) -> int:
         """Make calls in order until there are none, or one of the bounds is met.
 

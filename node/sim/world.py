@@ -40,7 +40,7 @@ _BYTES_NS: Final = SECOND
 _MERGE_NS: Final = 200 * MILLISECOND
 """They are this far apart at least."""
 _SLICE: Final = 1_000
-"""Events between two looks at whether the run is over."""
+"""Events between two looks at whether all have ended."""
 _MARGIN_NS: Final = 30 * SECOND
 _STOPS: Final = ("leave", "crash", "pause")
 """What is done to a node that then may leave no model."""
@@ -127,7 +127,7 @@ class World:
         self.lines = {name: Line(self, name) for name in config.members}
         self.hosts: dict[NodeId, NodeHost] = {}
         self.coordinator = CoordinatorHost(self, config)
-        self._limit = _limit_ns(config.deadlines, config.stop.time_ns, config.rounds)
+        self._halted = False
         self._stopped: set[NodeId] = set()
         """Who was stopped on purpose."""
         self._evaluations = 0
@@ -158,6 +158,9 @@ class World:
             if name not in self.setting.coordinator.standby:
                 self._start(name)
         self.queue.after(_BYTES_NS, self._tick)
+        config = self.setting.coordinator
+        limit = _limit_ns(config.deadlines, config.stop.time_ns, config.rounds)
+        self.queue.at(limit, self._hangs, limit)
 
     def run(self, *, until: Nanos | None = None, events: int | None = None) -> None:
         """Go on until the run is over, or one of the bounds is met; always between two events.
@@ -177,19 +180,26 @@ class World:
                 if until is None:
                     raise RunFailed("the run hangs: nothing is left to happen, and it is not over")
                 return
-            if self.now > self._limit:
-                limit = format_duration(self._limit)
-                raise RunFailed(f"the run hangs: not over after {limit}, all deadlines included")
 
     @property
     def over(self) -> bool:
         """The coordinator has ended, and so have the nodes, or they had the time to."""
-        ended = self.coordinator.ended_at
-        if ended is None:
-            return False
-        if self.now > ended + self.setting.coordinator.deadlines.stop_ns:
-            return True
+        if self._halted or self.coordinator.ended_at is None:
+            return self._halted
         return all(host.gone or host.asleep is not None for host in self.hosts.values())
+
+    def coordinator_ended(self) -> None:
+        """Nodes that live have as long as in containers, to the nanosecond: what one of them
+        records must not hang on when somebody looks."""
+        self.queue.after(self.setting.coordinator.deadlines.stop_ns, self._halt)
+
+    def _halt(self) -> None:
+        self._halted = True
+        self.queue.clear()
+
+    def _hangs(self, limit: Nanos) -> None:
+        after = format_duration(limit)
+        raise RunFailed(f"the run hangs: not over after {after}, all deadlines included")
 
     def attach(self, *, timeline: Timeline, trainers: Trainers, records: Records) -> None:
         """Put back what a checkpoint has left out; work that was under way is handed in again."""

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from node.algorithms.divshare import DivShare
-from node.core.parts import Vector
+from node.core.parts import Fragment, Vector, resolve
+from node.core.signals import Signal, Stop
 from node.errors import EnvironmentFault, RunFailed
 from node.sim.interfaces import Ticket
+from node.sim.line import Line
 from node.sim.records import Records
 from node.sim.untrained import Untrained
 from node.sim.world import Action, Setting, World
@@ -93,6 +95,35 @@ def test_a_run_without_end_is_given_up(tmp_path: Path) -> None:
         world.run()
 
 
+def test_who_does_not_end_is_left_where_it_is_whoever_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last record must not hang on how many events are made between two looks."""
+    hear = Line.from_coordinator
+
+    def deaf(line: Line, signal: Signal) -> None:
+        if line._member != "n-0" or not isinstance(signal, Stop):
+            hear(line, signal)
+
+    monkeypatch.setattr(Line, "from_coordinator", deaf)
+
+    def left_at(folder: Path, events: int | None) -> Mapping[str, bytes]:
+        plan, timeline = plan_of(STEADY, "stop.accuracy=1%", "stop.rounds=100000", "stop.time=60s")
+        deadlines = replace(plan.coordinator.deadlines, stop_ns=SECOND)
+        plan = replace(plan, coordinator=replace(plan.coordinator, deadlines=deadlines))
+        world, log = begin(plan, timeline, folder)
+        while not world.over:
+            world.run(events=events)
+        log.flush()
+        return files(folder)
+
+    at_once = left_at(tmp_path / "at once", None)
+    assert left_at(tmp_path / "look by look", 7) == at_once
+    ended = records(tmp_path / "at once", "coordinator", "finish")[0]["t"]
+    own = [e["t"] for e in lines(tmp_path / "at once/nodes/n-0.jsonl") if e["t"] is not None]
+    assert ended + 0.9 < own[-1] <= ended + 1
+
+
 def test_the_merged_model_is_the_mean_of_those_stored(tmp_path: Path) -> None:
     played(tmp_path, STEADY)
     models = [np.fromfile(path, dtype="<f4") for path in sorted(tmp_path.glob("nodes/*.f32"))]
@@ -112,6 +143,23 @@ def test_consensus_is_told_while_the_run_goes(tmp_path: Path) -> None:
     assert min(b - a for a, b in itertools.pairwise(times)) >= 0.2 - 1e-9
     assert {e["nodes"] for e in told} == {6}
     assert all(e["distance"] > 0 for e in told)
+
+
+def test_what_a_node_has_sent_cancelled_and_queued_is_what_its_rounds_made(tmp_path: Path) -> None:
+    """To the byte, where a model of 8,000 bytes counts for 359,336. Each of the four fragments is
+    rounded down, so that together they are a byte short of the model."""
+    played(tmp_path, STEADY, "training.message_size=359336B", "nodes.n.compute.step=40ms")
+    sizes = [resolve(Fragment(i, 4, 0), Wander().layout).size for i in range(4)]
+    made = sum(4 * size * 359_336 // 8_000 for size in sizes)
+    assert made == 359_335
+    for name in names(tmp_path):
+        rounds = [e["t"] for e in records(tmp_path, name, "round")]
+        told = records(tmp_path, name, "bytes")
+        assert len(told) > 2
+        assert told[-1]["cancelled"] > told[-1]["model_sent"] / 2 > 0
+        for e in told:
+            count = sum(t <= e["t"] for t in rounds)
+            assert e["model_sent"] + e["cancelled"] + e["queued"] == count * 2 * made
 
 
 # What happens by plan -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from node.core import connecting, exchange, learning, participant, rounds
+from node.core import connecting, exchange, learning, participant, rounds, standings
 from node.core.effects import Effect, OpenShare
 
 
@@ -90,12 +90,12 @@ def _any_report(report: Any) -> Any:
     return mutated
 
 
-def _without_the_last_report(silent: Any) -> Any:
-    return property(lambda self: set(sorted(silent.fget(self))[1:]))
+def _without_the_last_report(complete: Any) -> Any:
+    return property(lambda self: complete.fget(self) or len(self.silent) == 1)
 
 
-def _only_the_ready(here: Any) -> Any:
-    return lambda self: [name for name in here(self) if self._members[name].ready]
+def _only_the_ready(count: Any) -> Any:
+    return lambda self, round_: 2 * count(self, round_)[1:]
 
 
 def _never(method: Any) -> Any:
@@ -163,7 +163,7 @@ MUTATIONS: dict[str, Mutation] = {
         says="The coordinator starts when all but one have reported.",
         invariant="start-quorum",
         of=connecting.Connecting,
-        method="silent",
+        method="complete",
         becomes=_without_the_last_report,
     ),
     "count-any-report": Mutation(
@@ -176,8 +176,8 @@ MUTATIONS: dict[str, Mutation] = {
     "connect-without-the-slow": Mutation(
         says="A round begins to connect as soon as anybody is ready.",
         invariant="gather-quorum",
-        of=rounds.Rounds,
-        method="_here",
+        of=standings.Standings,
+        method="count",
         becomes=_only_the_ready,
     ),
     "give-up-at-once": Mutation(
