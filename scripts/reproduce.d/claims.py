@@ -77,10 +77,8 @@ class Claim:
         asked += "" if math.isinf(self.most) else f" to {reckon.shown(self.most, self.form)}"
         if not found:
             return f"| {self.says} | {asked} | - | not known |"
-        middle = reckon.shown(median(found), self.form)
-        low, high = (reckon.shown(of(found), self.form) for of in (min, max))
         verdict = "yes" if self.least <= median(found) <= self.most else "no"
-        return f"| {self.says} | {asked} | {middle} ({low} to {high}) | {verdict} |"
+        return f"| {self.says} | {asked} | {reckon.spread(found, self.form)} | {verdict} |"
 
 
 def sooner(says: str, *, base: Key, own: Key, least: float, most: float = math.inf) -> Claim:

@@ -192,6 +192,7 @@ def _report(claims: list[Claim], column: Column, measure: Measure) -> Report:
         factor="straggling factor",
         axis=Axis.TIME,
         shares=SHARES,
+        subject="divshare",
         against=BASELINES,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, median
 
 from deploy.curves import Points, first_time
 
@@ -40,7 +40,18 @@ def speedup(base: float, own: float) -> float:
     """
     if math.isinf(base) and math.isinf(own):
         return math.nan
-    return math.inf if own == 0 else base / own
+    if own == 0:
+        return 1.0 if base == 0 else math.inf
+    return base / own
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Median and range of those that are numbers, as in a table."""
+    found = [value for value in values if not math.isnan(value)]
+    if not found:
+        return "-"
+    low, middle, high = (shown(of(found), form) for of in (min, median, max))
+    return f"{middle} ({low} to {high})"
 
 
 def shown(value: float, form: str = ".2f") -> str:

@@ -37,7 +37,8 @@ class Report:
         factor: what the factor is, in the table's head; empty: there is one only.
         axis: along what targets are reached.
         shares: of the baseline's way, which are the targets.
-        against: series whose times are divided by the others' at each factor, in a picture.
+        subject, against: the series that it is about, and those whose times are divided by its at
+            each factor, in a table; by all others', in a picture.
     """
 
     baseline: Key
@@ -47,6 +48,7 @@ class Report:
     factor: str = ""
     axis: Axis = Axis.ROUNDS
     shares: Sequence[float] = (0.8, 0.9)
+    subject: str = ""
     against: Sequence[str] = ()
 
     def write(self, done: Done, folder: Path) -> str:
@@ -61,12 +63,14 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         self._csv(seeds, targets, folder / "table.csv")
         self._draw_curves(curves, folder / f"over-{self.axis.name.lower()}.png")
-        if self.against:
-            self._draw_ratios(list(seeds.values()), folder / "ratios.png")
+        told = list(seeds.values())
+        ratios = self._ratios(told) if self.against else []
+        if ratios:
+            self._draw_ratios(told, folder / "ratios.png")
         print(f"figures and table.csv are in {folder}", file=sys.stderr)
-        claims = [claim.held(list(seeds.values())) for claim in self.claims]
+        claims = [claim.held(told) for claim in self.claims]
         head = ["| claim | asked | median (range) over seeds | holds |", "|---|---|---|---|"]
-        return "\n".join([*self._series(list(seeds.values()), targets), "", *head, *claims])
+        return "\n".join([*self._series(told, targets), "", *ratios, *head, *claims])
 
     def _seeds(self, runs: Mapping[Case, Run], curves: Mapping[Case, Points]) -> dict[int, Figures]:
         seeds: dict[int, Figures] = {}
@@ -110,6 +114,23 @@ class Report:
                 cells.append("never" if math.isinf(middle) else f"{middle:{form}}")
             lines.append(f"| {' | '.join(cells)} |")
         return lines
+
+    def _ratios(self, seeds: Sequence[Figures]) -> list[str]:
+        """How many times sooner the subject goes a share of the way that another goes."""
+        heads = [f"{share:.0%} of its way" for share in self.shares]
+        lines = [
+            f"| time of | {self.factor} | {' | '.join(heads)} |",
+            "|" + "---|" * (2 + len(heads)),
+        ]
+        for against in self.against:
+            for factor in sorted(dict.fromkeys(factor for _, factor in _keys(seeds))):
+                own, base = (self.subject, factor), (against, factor)
+                cells = [
+                    reckon.spread([each.speedup(base, own, share) for each in seeds])
+                    for share in self.shares
+                ]
+                lines.append(f"| {against} | {factor:g} | {' | '.join(cells)} |")
+        return [*lines, "", f"Divided by that of {self.subject}: median (range) over seeds.", ""]
 
     def _csv(self, seeds: Mapping[int, Figures], targets: Sequence[float], path: Path) -> None:
         with path.open("w", newline="") as file:

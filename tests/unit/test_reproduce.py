@@ -69,7 +69,7 @@ def test_a_loss_reaches_its_target_from_above(scripts: Mapping[str, ModuleType])
 
 @pytest.mark.parametrize(
     ("base", "own", "expected"),
-    [(20.0, 10.0, 2.0), (math.inf, 10.0, math.inf), (10.0, math.inf, 0.0), (0.0, 0.0, math.inf)],
+    [(20.0, 10.0, 2.0), (math.inf, 10.0, math.inf), (10.0, math.inf, 0.0), (0.0, 0.0, 1.0)],
 )
 def test_speedup_divides_arrivals_and_knows_never(
     scripts: Mapping[str, ModuleType], base: float, own: float, expected: float
@@ -242,6 +242,7 @@ def test_a_report_over_factors_has_ratios_at_each(
         measure=runs.BY_RMSE,
         factor="factor",
         axis=runs.Axis.TIME,
+        subject="own",
         against=("base",),
     )
     done = []
@@ -257,6 +258,12 @@ def test_a_report_over_factors_has_ratios_at_each(
         [" own ", " 2 "],
     ]
     assert text[2].startswith("| base | 1 | 1 | 1.000 | 1.000 |")  # the loss of all records
+    assert text[7:11] == [
+        "| time of | factor | 80% of its way | 90% of its way |",
+        "|---|---|---|---|",
+        "| base | 1 | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |",
+        "| base | 2 | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |",
+    ]
     assert (tmp_path / "report" / "ratios.png").stat().st_size > 0
 
 
