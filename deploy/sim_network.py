@@ -17,7 +17,7 @@ from node.config import Emulator, LinkChange, PathSpec
 from node.core.ids import NodeId
 from node.errors import ConfigError
 from node.links.impair import refusals
-from node.sim.interfaces import NetworkView, Path
+from node.sim.interfaces import Access, NetworkView, Path
 from node.units import Nanos
 
 _PATHS_MAX: Final = 1 << 17
@@ -30,10 +30,22 @@ class StateView:
     def __init__(self, state: NetworkState) -> None:
         self._state = state
         self._network: Network = state.network
+        self._hub = _hub(state.base)
         self._path = lru_cache(maxsize=_PATHS_MAX)(self._find)
 
     def path(self, source: NodeId, target: NodeId) -> Path | None:
         return self._path(source, target)
+
+    def access(self, node: NodeId) -> Access | None:
+        hub = self._hub
+        if hub is None:
+            return None
+        up, down = self._network.spec(node, hub), self._network.spec(hub, node)
+        return Access(
+            kind=(up, down, self._state.part(node)),
+            up=() if up is None or up.rate_bps is None else (f"{node}>{hub}",),
+            down=() if down is None or down.rate_bps is None else (f"{hub}>{node}",),
+        )
 
     def capacity(self, link: str) -> int:
         source, target = link.split(">")
@@ -52,6 +64,14 @@ class StateView:
             return None
         limits = tuple(link.name for link in route.links if link.spec.rate_bps is not None)
         return Path(spec=route.spec, links=limits)
+
+
+def _hub(network: Network) -> str | None:
+    """The one bridge that all links of a star start or end at; None: it is no star."""
+    if len(network.bridges) != 1:
+        return None
+    hub = network.bridges[0]
+    return hub if all(hub in (link.source, link.target) for link in network.links) else None
 
 
 class Timeline:

@@ -1,9 +1,9 @@
 """Weighted max-min fair rates of flows that meet on links (pure).
 
 What rates are fair on an interior link that no kernel sees whole: the link agents and the model
-that `deploy verify` compares with use `max_min`, the simulator its core, `fill`, which is written
-once more for many flows in `sharing_arrays`. The weight of a path is 1/RTT, as in Kollaps (Gouveia
-et al., EuroSys 2020, section 4) and as TCP Reno has it.
+that `deploy verify` compares with use `max_min`. The simulator comes to the same rates event by
+event (`node.sim.pipe`); its tests hold it against the core, `fill`. The weight of a path is 1/RTT,
+as in Kollaps (Gouveia et al., EuroSys 2020, section 4) and as TCP Reno has it.
 
 Progressive filling (Bertsekas and Gallager, Data Networks, section 6.5.2): all rates rise together,
 each in proportion to its weight, until a link is full or a demand is met; those flows stop, the
@@ -127,23 +127,6 @@ def fill(
                 weight[each] -= weights[flow]
                 rising[each] -= 1
     return [math.inf if rate < 0.0 else rate for rate in rates]
-
-
-def fill_one(weights: Sequence[float], demands: Sequence[float], capacity: float) -> list[float]:
-    """`fill` of one link that all flows cross."""
-    rates = [0.0] * len(weights)
-    free, weight = capacity, math.fsum(weights)
-    order = sorted((demand / weights[flow], flow) for flow, demand in enumerate(demands))
-    for place, (level, flow) in enumerate(order):
-        if level * weight >= free:
-            share = max(0.0, free) / weight
-            for _, rest in order[place:]:
-                rates[rest] = weights[rest] * share
-            break
-        rates[flow] = demands[flow]
-        free -= demands[flow]
-        weight -= weights[flow]
-    return rates
 
 
 def _check(flows: Sequence[Flow], capacities: Mapping[str, float | None]) -> None:

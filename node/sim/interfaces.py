@@ -43,9 +43,26 @@ class Path:
     links: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """A node's end of all its paths, in a network where these meet in one place.
+
+    Args:
+        kind: paths between nodes of two kinds are alike, but for their links; hashable.
+        up, down: the links with a rate on its way to that place and from it.
+    """
+
+    kind: object
+    up: tuple[str, ...]
+    down: tuple[str, ...]
+
+
 class NetworkView(Protocol):
     """The network as it is between two changes. Looked up pair by pair: a network of 1,000 nodes
     has a million paths, of which a run uses few."""
+
+    def access(self, node: NodeId) -> Access | None:
+        """None: the network is no such one."""
 
     def path(self, source: NodeId, target: NodeId) -> Path | None:
         """None: there is no path now."""

@@ -2,12 +2,12 @@
 
 What `node.runtime.mesh` and `node.runtime.edges` are in containers: one stream for each pair,
 dialled by the node whose name sorts first, dialled again when it breaks. What is sent on them is
-the work of `Outgoing`.
+the work of `SendQueue` and `Outgoing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from node.config import Deadlines, Pacing
@@ -17,9 +17,10 @@ from node.core.ids import NodeId
 from node.core.outbox import Priority
 from node.core.traffic import Traffic
 from node.sim.interfaces import MeshHost
-from node.sim.lanes import Transfer
-from node.sim.network import SETTLE_NS, Network, Way, next_try
+from node.sim.network import SETTLE_NS, WAYS_MAX, Network, Way, next_try
 from node.sim.outgoing import Outgoing
+from node.sim.pipe import Transfer
+from node.sim.send_queue import SendQueue
 from node.units import MILLISECOND, SECOND, Nanos, format_duration
 
 LIMIT_SHARE: Final = 0.8
@@ -71,8 +72,9 @@ class Mesh:
         """Those that are remembered; `way` knows them all."""
         self._checks: dict[int, tuple[int, int]] = {}
         """Peers that are not settled, and the round and attempt that they were asked for in."""
-        self._held: list[Transfer | Event] = []
-        self.outgoing = Outgoing(self, network, pacing=pacing, unheard=unheard)
+        self._held: list[tuple[Outgoing, Transfer] | Event] = []
+        self.outgoing = Outgoing(self, network, unheard=unheard)
+        self.sends = SendQueue(self, network, self.outgoing, pacing=pacing)
         network.opened(self)
 
     # --- what a host asks for
@@ -135,15 +137,15 @@ class Mesh:
         Args:
             priority: if it has a part; a message without is a control message.
         """
-        self.outgoing.send(effect, priority)
+        self.sends.send(effect, priority)
 
     def drop(self, effect: DropQueued) -> None:
         """Cancel what is queued, as `effect` says."""
-        self.outgoing.drop(effect)
+        self.sends.drop(effect)
 
     def queued_model_bytes(self) -> int:
         """Model bytes in the queue that no stream has been given yet, model sync apart."""
-        return self.outgoing.queued_model_bytes()
+        return self.sends.queued_model_bytes()
 
     def wire(self) -> tuple[int, int]:
         """Bytes on the wire so far, sent and received, acknowledgements included."""
@@ -156,7 +158,7 @@ class Mesh:
     def close(self) -> None:
         """The process died: its streams break at the other ends when they hear of it."""
         self.closed = True
-        self.outgoing.close()
+        self.sends.close()
         for place in self.connected():
             way, other = self.way(place), self._network.lives[place]
             # A pair that is cut does not hear of it: it is silent, and given up in time.
@@ -172,7 +174,7 @@ class Mesh:
         try:
             return self.ways[target]
         except KeyError:
-            if len(self.ways) >= self._network.ways_max:
+            if len(self.ways) >= WAYS_MAX:
                 self.ways.clear()
             way = self.ways[target] = self._network.way(self.place, target)
             return way
@@ -185,10 +187,11 @@ class Mesh:
         """Which stream to a peer the present one is."""
         return self._lives[target]
 
-    def paths_changed(self) -> None:
-        """The network is another: what is sent goes another way, or stands still."""
+    def paths_changed(self, places: Sequence[int]) -> None:
+        """The network is another for these: what is sent goes another way, or stands still."""
         self.ways.clear()
         self.outgoing.paths_changed()
+        self.sends.turn(None if self.place in places else places)
         self._queue.after(SETTLE_NS, self._dial, list(self._since))
 
     def appeared(self, target: int) -> None:
@@ -199,11 +202,12 @@ class Mesh:
 
     def stalled(self, target: int) -> None:
         """A pair is cut."""
-        self.outgoing.stalled(target)
+        self.sends.stalled(target)
 
     def resumed(self, target: int) -> None:
         """It is no longer."""
-        self.outgoing.resumed(target)
+        self.sends.turn([target])
+        self.outgoing.unblock(target)
         if target in self._checks:
             self._ping(target)
 
@@ -212,20 +216,21 @@ class Mesh:
         self.frozen = False
         held, self._held = self._held, []
         for what in held:
-            if isinstance(what, Transfer):
-                what.sender.arrived(what)
+            if isinstance(what, tuple):
+                sender, transfer = what
+                sender.arrived(transfer)
             else:
                 self.tell(what)
-        self.outgoing.go_on()
+        self.sends.resume()
 
     def lost(self, target: int, reason: str) -> None:
         """The stream to a peer is no more."""
         if not self.up[target]:
             return
         self.up[target] = 0
-        self.outgoing.lost(target, f"the connection broke: {reason}")
+        self.sends.lost(target, f"the connection broke: {reason}")
         self.tell(PeerChanged(peer=self._network.members[target], change=PeerChange.LOST))
-        self.outgoing.go_on()
+        self.sends.resume()
         if self._wanted[target]:
             self._since[target] = self._queue.now
             first = self._queue.now + RETRY_NS[0]
@@ -249,13 +254,13 @@ class Mesh:
     def established(self, target: int) -> None:
         """The same, and the peer has it, too."""
         self.tell(PeerChanged(peer=self._network.members[target], change=PeerChange.CONNECTED))
-        self.outgoing.connected(target)
+        self.sends.connected(target)
         if target in self._checks:
             self._ping(target)
 
-    def hold(self, transfer: Transfer) -> None:
+    def hold(self, sender: Outgoing, transfer: Transfer) -> None:
         """A message has come for a node that is frozen."""
-        self._held.append(transfer)
+        self._held.append((sender, transfer))
 
     def tell(self, event: Event) -> None:
         """Tell the host, or keep it for when the node is thawed."""
@@ -295,7 +300,7 @@ class Mesh:
     def _ping(self, target: int) -> None:
         way = self.way(target)
         if way is not None and not self._network.cut(self.place, target):
-            wait = way.route.trip + self.outgoing.ahead_ns(target)
+            wait = way.route.trip + self.sends.ahead_ns(target)
             self._queue.after(wait, self._ponged, target, self._checks[target], self._lives[target])
 
     def _ponged(self, target: int, stamp: tuple[int, int], life: int) -> None:

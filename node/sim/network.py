@@ -9,7 +9,7 @@ is over; a stream that is silent for `Deadlines.peer_ns` breaks at both ends.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from node.config import PathSpec
 from node.core.ids import NodeId
@@ -17,8 +17,8 @@ from node.core.messages import PeerMessage
 from node.core.outbox import chunk_bytes, window_bytes
 from node.links.sharing import weight_of
 from node.sim.fate import Fate
-from node.sim.flows import Flows, Link
-from node.sim.interfaces import NetworkView, Sharing
+from node.sim.interfaces import Access, NetworkView, Path, Sharing
+from node.sim.pipe import Link, Shares
 from node.sim.queue import EventQueue
 from node.sim.wire import SMALL, Parcel, head_bytes
 from node.units import MILLISECOND, SECOND, Nanos
@@ -32,11 +32,8 @@ SETTLE_NS: Final = 50 * MILLISECOND
 """From a path's coming back to its being dialled."""
 RESEND_NS: Final = (200 * MILLISECOND, 120 * SECOND)
 """After what silence TCP tries again, first and at most (Linux); each time twice as long."""
-
-
-WAYS_MAX: Final = {Sharing.NONE: 1 << 20, Sharing.FAIR: 256}
-"""Ways that a life remembers. 1,000 nodes have a million, which a run uses in no order; with links
-each is an object of its own."""
+WAYS_MAX: Final = 256
+"""Ways that a life remembers: 1,000 nodes have a million, which a run uses in no order."""
 
 
 class Route:
@@ -75,7 +72,7 @@ class Route:
         self.chunk = chunk_bytes(self.window)
         self.kind = (out, back)
         self._scale = scale
-        self.alone = Way(self, ())
+        self.alone = Way(self, (), ())
         self._parcels: dict[tuple[str, int, int], Parcel] = {}
 
     @property
@@ -106,13 +103,24 @@ class Way:
 
     Attributes:
         links: on which what goes this way meets others; none where there is no sharing.
+        back: those that carry its acknowledgements.
     """
 
-    __slots__ = ("links", "route")
+    __slots__ = ("back", "links", "route")
 
-    def __init__(self, route: Route, links: tuple[Link, ...]) -> None:
+    def __init__(self, route: Route, links: tuple[Link, ...], back: tuple[Link, ...]) -> None:
         self.route = route
         self.links = links
+        self.back = back
+
+
+class _End(NamedTuple):
+    """A node's `Access`, by number of kind and with its links."""
+
+    access: Access
+    kind: int
+    up: tuple[Link, ...]
+    down: tuple[Link, ...]
 
 
 class Network:
@@ -138,17 +146,19 @@ class Network:
         model_bytes: int,
     ) -> None:
         self.queue = queue
-        self.flows = Flows(queue)
+        self.shares = Shares(queue)
         self.members = members
         self.places = {name: place for place, name in enumerate(members)}
         self.lives: list[Mesh | None] = [None] * len(members)
         self.seed = seed
-        self.ways_max = WAYS_MAX[sharing]
         self._view = view
         self.sharing = sharing
         self._scale = (message_bytes or model_bytes, model_bytes)
         self._routes: dict[tuple[int | None, ...], list[Route]] = {}
         self._links: dict[str, Link] = {}
+        self._ends: list[_End | None] = self._all_ends()
+        self._between: dict[tuple[int, int], Route | None] = {}
+        """By the kinds of their ends, where there are such."""
         self.nowhere = Route(PathSpec(rate_bps=1), PathSpec(), scale=self._scale).alone
         """The way of what nobody will get."""
         self.cuts: dict[tuple[int, int], Nanos] = {}
@@ -159,17 +169,57 @@ class Network:
         asked, held = self._scale
         return values * asked // held
 
+    def life(self, place: int, other: int) -> Mesh | None:
+        """The life that a stream between these places leads to; None: it is over."""
+        mesh = self.lives[place]
+        return mesh if mesh is not None and mesh.up[other] else None
+
     def way(self, source: int, target: int) -> Way | None:
         """The way between two nodes; None: there is none, or none back. Meshes remember it."""
+        one, other = self._ends[source], self._ends[target]
+        if one is not None and other is not None:
+            kinds = one.kind, other.kind
+            try:
+                route = self._between[kinds]
+            except KeyError:
+                found = self._look_up(source, target)
+                route = self._between[kinds] = None if found is None else found[0]
+            if route is None:
+                return None
+            if self.sharing is Sharing.NONE:
+                return route.alone
+            return Way(route, one.up + other.down, other.up + one.down)
+        found = self._look_up(source, target)
+        if found is None:
+            return None
+        route, out, back = found
+        if self.sharing is Sharing.NONE:
+            return route.alone
+        return Way(route, self._links_of(out.links), self._links_of(back.links))
+
+    def uplink(self, place: int) -> Link | None:
+        """The one link that all from a node crosses first; None: there is none known."""
+        end = self._ends[place]
+        return end.up[0] if end is not None and end.up else None
+
+    def _look_up(self, source: int, target: int) -> tuple[Route, Path, Path] | None:
         names = self.members
         out = self._view.path(names[source], names[target])
         back = self._view.path(names[target], names[source])
         if out is None or back is None:
             return None
-        route = self._route(out.spec, back.spec)
-        if self.sharing is Sharing.NONE:
-            return route.alone
-        return Way(route, tuple([self._link(name) for name in dict.fromkeys(out.links)]))
+        return self._route(out.spec, back.spec), out, back
+
+    def _all_ends(self) -> list[_End | None]:
+        kinds: dict[object, int] = {}
+        ends: list[_End | None] = []
+        for name in self.members:
+            access = self._view.access(name)
+            if access is None:
+                return [None] * len(self.members)
+            kind = kinds.setdefault(access.kind, len(kinds))
+            ends.append(_End(access, kind, self._links_of(access.up), self._links_of(access.down)))
+        return ends
 
     def _route(self, out: PathSpec, back: PathSpec) -> Route:
         """One object for all paths alike."""
@@ -182,11 +232,14 @@ class Network:
         alike.append(Route(out, back, scale=self._scale))
         return alike[-1]
 
-    def _link(self, name: str) -> Link:
-        link = self._links.get(name)
-        if link is None:
-            link = self._links[name] = Link(float(self._view.capacity(name)))
-        return link
+    def _links_of(self, names: tuple[str, ...]) -> tuple[Link, ...]:
+        """Those that what crosses them meets others on, each once."""
+        if self.sharing is Sharing.NONE:
+            return ()
+        for name in names:
+            if name not in self._links:
+                self._links[name] = Link(float(self._view.capacity(name)))
+        return tuple([self._links[name] for name in dict.fromkeys(names)])
 
     # --- who is there
 
@@ -226,13 +279,32 @@ class Network:
         """From now on the network is this one."""
         self._view = view
         self._routes.clear()
-        self._links.clear()
+        self._between.clear()
+        for name, link in list(self._links.items()):
+            try:
+                capacity = float(view.capacity(name))
+            except KeyError:
+                del self._links[name]
+                continue
+            if capacity != link.capacity:
+                link.capacity = capacity
+                self.shares.mark(link)
+        before, self._ends = self._ends, self._all_ends()
+        changed = range(len(self.members)) if None in before or None in self._ends else []
+        changed = changed or [
+            place
+            for place, (old, new) in enumerate(zip(before, self._ends, strict=True))
+            if old is not None and new is not None and old.access != new.access
+        ]
         lives = [mesh for mesh in self.lives if mesh is not None]
         for mesh in lives:
-            mesh.paths_changed()
+            mesh.paths_changed(changed)
+        self.shares.settle()
+        concerned = frozenset(changed)
         for mesh in lives:
-            for other in mesh.connected():
-                if mesh.place < other or self.lives[other] is None:
+            peers = mesh.connected() if mesh.place in concerned else changed
+            for other in peers:
+                if mesh.up[other] and (mesh.place < other or self.lives[other] is None):
                     self._judge(mesh.place, other)
 
     def attach(self, view: NetworkView) -> None:

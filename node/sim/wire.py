@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from node.core.messages import PeerMessage
+from node.units import SECOND
 
 PAYLOAD: Final = 1448
 """Bytes of a stream in a full packet."""
@@ -39,9 +40,10 @@ class Parcel:
         wire: bytes that the link carries.
         back: bytes that the link back carries for it: acknowledgements, ours and TCP's.
         packets: how many packets are full of it.
+        share: bytes of `message` that leave each ns for each bit/s.
     """
 
-    __slots__ = ("back", "kind", "message", "packets", "values", "wire")
+    __slots__ = ("back", "kind", "message", "packets", "share", "values", "wire")
 
     def __init__(self, kind: str, *, values: int, head: int, chunk: int) -> None:
         """Cut into chunks of `chunk` bytes. TCP acknowledges every second packet by itself; our
@@ -53,6 +55,7 @@ class Parcel:
         stream = self.message + chunks * CHUNK
         self.packets = -(-stream // PAYLOAD)
         self.wire = stream + self.packets * PACKET
+        self.share = self.message / self.wire / (8 * SECOND)
         self.back = chunks * ACK + self.packets // 2 * PACKET
 
 

@@ -45,6 +45,8 @@ class Bed:
     """A run that is under way; `world.run` plays on."""
 
     world: World
+    folder: tempfile.TemporaryDirectory[str]
+    """Where its records are, as long as it is there."""
 
     @property
     def delivered(self) -> int:
@@ -74,14 +76,15 @@ def bed(nodes: int, sharing: Sharing, *, slow: int = 0, pacing: Pacing = Pacing.
         },
         sharing=sharing,
     )
+    folder = tempfile.TemporaryDirectory(prefix="bench-")
     world = World(
         setting,
         timeline=Timeline(topology),
         trainers=Untrained.of_size(SIZE),
-        records=Records(Path(tempfile.mkdtemp(prefix="bench-"))),
+        records=Records(Path(folder.name)),
     )
     world.begin()
-    return Bed(world=world)
+    return Bed(world=world, folder=folder)
 
 
 def _of_its_own(config: NodeConfig, place: int, pacing: Pacing) -> NodeConfig:

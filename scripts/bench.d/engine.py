@@ -29,6 +29,7 @@ def started(nodes: int, sharing: Sharing, **others: object) -> Bed:
     while made.delivered == 0:
         made.world.run(events=10_000)
     made.world.run(until=made.world.now + _WARM * ROUND_NS)
+    made.world.records.flush()  # a line for each of a million streams
     gc.freeze()  # what is there stays, and need not be looked at again and again
     return made
 

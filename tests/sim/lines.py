@@ -13,7 +13,7 @@ from node.core.events import Event, PeerChanged, Received, SendFailed, Sent
 from node.core.ids import NodeId
 from node.core.messages import Delivery, PeerMessage
 from node.core.parts import Part, Span
-from node.sim.interfaces import Path, Sharing
+from node.sim.interfaces import Access, Path, Sharing
 from node.sim.mesh import Mesh
 from node.sim.network import Network
 from node.sim.queue import EventQueue
@@ -42,6 +42,9 @@ class View:
             return None
         ends = (f"{source}/up", f"{target}/down")
         return Path(spec=spec, links=tuple(link for link in ends if link in self.rates))
+
+    def access(self, node: NodeId) -> Access | None:
+        return None
 
     def capacity(self, link: str) -> int:
         return self.rates[link]

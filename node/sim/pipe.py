@@ -1,0 +1,427 @@
+"""What leaves nodes, as fluids (pure): how fast each message is, and when it is through.
+
+A message's rate is the least of what its path allows and what each link on its way offers it. A
+link's offers are its weighted max-min fair level (`node.links.sharing.fill` is the whole problem's
+solution), given what the other links offer those on it; on the own uplink of a node that sends one
+message after the other they are what those ahead in the queue leave over. When a message begins,
+ends or changes, its links make new offers, then those links that would notice, and so on: a change
+of a rate or an offer by less than `FAR` goes no further, nor any after `HOPS` links. Sums of rates
+stay within that of what a link can carry, and bytes are exact: what a rate was is kept with it.
+
+Each life of a node has one `Pipe`, with one timer for all that leaves it.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from node.core.effects import Send
+from node.core.messages import PeerMessage
+from node.core.outbox import Priority
+from node.links.sizes import burst_bytes
+from node.sim.queue import EventQueue
+from node.units import SECOND, Nanos
+
+if TYPE_CHECKING:
+    from node.sim.lane import Lane
+    from node.sim.mesh import Mesh
+    from node.sim.network import Way
+    from node.sim.wire import Parcel
+
+BITS: Final = 8 * SECOND
+"""Bytes over bit/s times this are nanoseconds."""
+NEVER: Final[Nanos] = 2**63
+FAR: Final = 0.05
+"""A rate or an offer that changes by less, in proportion, is left as it is."""
+HOPS: Final = 16
+"""So many times links notice what others have changed at one moment."""
+
+
+class Link:
+    """A link that messages may meet on.
+
+    Attributes:
+        capacity: bit/s.
+        acks: of it, what acknowledgements of messages the other way take.
+        source: the pipe that all on it come from, and begin their way with it; None: of several.
+        flows: those on it, in the order in which they began, and which of their links it is.
+        idle: since when there are none.
+    """
+
+    __slots__ = ("acks", "capacity", "dirty", "flows", "idle", "source")
+
+    def __init__(self, capacity: float) -> None:
+        self.capacity = capacity
+        self.idle: Nanos = 0
+        self.acks = 0.0
+        self.source: Pipe | None = None
+        self.flows: dict[Transfer, int] = {}
+        self.dirty = False
+
+    @property
+    def free(self) -> float:
+        """bit/s for messages."""
+        return max(0.0, self.capacity - self.acks)
+
+    @property
+    def spare(self) -> bool:
+        """Whether those on it leave some of it over."""
+        used = 0.0
+        for flow in self.flows:
+            used += flow.rate
+        return used < (1 - FAR) * (self.capacity - self.acks)
+
+    def saved(self, now: Nanos) -> float:
+        """Bytes that pass at once: what HTB lets a link save up while it is idle."""
+        if self.flows:
+            return 0.0
+        saved = self.capacity * (now - self.idle) / BITS
+        return min(saved, burst_bytes(int(self.capacity)))
+
+    def join(self, flow: Transfer, place: int) -> None:
+        """One more, whose link it is at this place."""
+        first = flow.pipe if place == 0 else None
+        if not self.flows:
+            self.source = first
+        elif self.source is not first:
+            self.source = None
+        self.flows[flow] = place
+
+    def level(self, wants: list[tuple[float, float]]) -> float:
+        """What each flow on it may have for a unit of weight.
+
+        One that takes less leaves the rest to the others; where all do, what is left over is
+        offered to each, on top of what the one that takes most has.
+
+        Args:
+            wants: what each of them would take for a unit, and its weight.
+        """
+        free = self.capacity - self.acks
+        if len(wants) == 2:
+            (want, each), (other, beside) = wants
+            if want > other:
+                want, each, other, beside = other, beside, want, each
+            if want * (each + beside) >= free:
+                return free / (each + beside)
+            return (free - want * each) / beside
+        weight = sum([each for _, each in wants])
+        wants.sort()
+        want = each = 0.0
+        for want, each in wants:
+            if want * weight >= free:
+                return free / weight
+            free -= want * each
+            weight -= each
+        return want + free / each
+
+
+class Entry(NamedTuple):
+    """A message that waits.
+
+    Attributes:
+        number: of all that a life of a node has queued.
+        target: the place of whom it is for.
+        entered: when it was queued.
+    """
+
+    number: int
+    target: int
+    effect: Send
+    message: PeerMessage
+    priority: Priority
+    entered: Nanos
+
+
+class Transfer:
+    """A message that has been handed to the transport; `Pipe` and `Shares` alone change its flow.
+
+    Attributes:
+        to: the life of a node that it is for; None: it is over.
+        size: bytes of it as the send queue counts them, less what was cut off.
+        begun: when its first chunk was handed out.
+        lost: it will not arrive.
+        links: those on which it meets others, in order, none twice.
+        weight: against those, but for the own uplink, which HTB serves evenly.
+        back: the links that carry its acknowledgements.
+        demand: bit/s that it has without others.
+        offers: bit/s that each of the links has for it.
+        rate: bit/s that it has now; `left`: bytes that had not left at `since`.
+        end: when it is through.
+    """
+
+    __slots__ = (
+        "back", "begun", "chunk", "demand", "end", "entry", "lane", "left", "links", "lost",
+        "offers", "parcel", "pipe", "rate", "route", "since", "size", "to", "trip", "weight",
+    )  # fmt: skip
+
+    offers: list[float]
+
+    def __init__(
+        self, pipe: Pipe, lane: Lane, entry: Entry, to: Mesh | None, way: Way, parcel: Parcel,
+        begun: Nanos,
+    ) -> None:  # fmt: skip
+        self.entry = entry
+        self.parcel = parcel
+        self.to = to
+        self.begun = begun
+        self.lane = lane
+        self.pipe = pipe
+        self.size = parcel.message
+        self.lost = False
+        self.left = float(parcel.wire)
+        self.since = begun
+        self.demand = self.rate = 0.0
+        self.end = NEVER
+        self.turn(way)
+
+    def turn(self, way: Way) -> None:
+        """It goes this way, from its beginning or from now on."""
+        self.route = way.route
+        self.links = way.links
+        self.weight = way.route.weight
+        self.trip = way.route.trip
+        self.chunk = way.route.chunk
+        self.back = way.back
+
+    def acknowledge(self, change: float) -> None:
+        """Its rate is so many bit/s more: what acknowledges it takes that from the links back."""
+        acks = change * self.parcel.back / self.parcel.wire
+        for link in self.back:
+            link.acks += acks
+
+
+class Sender(Protocol):
+    """Whose messages leave through a pipe."""
+
+    def through(self, transfer: Any) -> None:
+        """All of it has left."""
+
+    def opens(self, before: Nanos) -> Nanos:
+        """When the next message may begin beside those that leave, as things are; if not `before`
+        a time, any that is no sooner."""
+
+    def open(self) -> None:
+        """Begin with that message now."""
+
+    def go_on(self) -> None:
+        """Begin with the next message, if nothing leaves."""
+
+
+class Shares:
+    """All that leaves, of all nodes: who has to look at what anew. See the module."""
+
+    __slots__ = ("_dirty", "_touched", "queue")
+
+    def __init__(self, queue: EventQueue) -> None:
+        self.queue = queue
+        self._dirty: list[Link] = []
+        self._touched: list[Pipe] = []
+
+    def mark(self, link: Link) -> None:
+        """Something about a link is different."""
+        if not link.dirty:
+            link.dirty = True
+            self._dirty.append(link)
+
+    def touch(self, pipe: Pipe) -> None:
+        """Something about what leaves through a pipe is different."""
+        if not pipe.touched:
+            pipe.touched = True
+            self._touched.append(pipe)
+
+    def settle(self) -> None:
+        """New offers, rates and timers, where anything is different. To be called after every
+        change, or several of one moment."""
+        hops = 0
+        while self._dirty or self._touched:
+            if not self._dirty:
+                hops, pipes, self._touched = 0, self._touched, []
+                for pipe in pipes:
+                    pipe.touched = False
+                    pipe.plan()
+                continue
+            links, self._dirty = self._dirty, []
+            hops += 1
+            for link in links:
+                link.dirty = False
+                if not link.flows:
+                    continue
+                if link.source is not None and link.source.in_order:
+                    self._serve(link, further=hops < HOPS)
+                else:
+                    self._share(link, further=hops < HOPS)
+
+    def _share(self, link: Link, *, further: bool) -> None:
+        """Every flow on a link may have its level."""
+        flows, even = link.flows, link.source is not None
+        before: list[tuple[float, float]] = []
+        wants: list[tuple[float, float]] = []
+        for flow, place in flows.items():
+            offers = flow.offers
+            old, offers[place] = offers[place], flow.demand
+            want = min(offers)  # what it would have but for this link
+            before.append((old, want))
+            wants.append((want, 1.0) if even else (want / flow.weight, flow.weight))
+        level = link.level(wants) if len(wants) > 1 else link.free
+        even = even or len(wants) == 1
+        for (flow, place), (old, want) in zip(flows.items(), before, strict=True):
+            offer = flow.offers[place] = level if even else level * flow.weight
+            rate = want if want < offer else offer
+            if not -FAR * flow.rate <= rate - flow.rate <= FAR * flow.rate:
+                self.alter(flow, rate)
+            if further and not -FAR * old <= offer - old <= FAR * old:
+                self._spread(flow, link, offer if offer < old else old)
+
+    def _serve(self, link: Link, *, further: bool) -> None:
+        """Each flow on a link may have what those ahead of it leave over."""
+        free = link.free
+        for flow, place in link.flows.items():
+            offers = flow.offers
+            old, offers[place] = offers[place], free
+            rate = min(offers)
+            if rate > flow.demand:
+                rate = flow.demand
+            if not -FAR * flow.rate <= rate - flow.rate <= FAR * flow.rate:
+                self.alter(flow, rate)
+            if further and not -FAR * old <= free - old <= FAR * old:
+                self._spread(flow, link, free if free < old else old)
+            free -= rate
+
+    def _spread(self, flow: Transfer, link: Link, least: float) -> None:
+        """What a link offers a flow is another, or was so far: have its other links look if it
+        is what the flow takes of them."""
+        for place, other in enumerate(flow.links):
+            if other.dirty or other is link or least >= flow.offers[place]:
+                continue
+            if len(other.flows) == 1:
+                continue
+            if (
+                other.source is not None
+                and other.source.in_order
+                and next(reversed(other.flows)) is flow
+            ):
+                continue  # nobody is behind it
+            self.mark(other)
+
+    def alter(self, flow: Transfer, rate: float) -> None:
+        """It has this rate from now on."""
+        old, now, pipe = flow.rate, self.queue.now, flow.pipe
+        left = flow.left - (now - flow.since) * old / BITS
+        flow.left = left if left > 0.0 else 0.0
+        flow.since = now
+        flow.rate = rate
+        flow.end = now + ceil(flow.left * BITS / rate) if rate > 0.0 else NEVER
+        if flow.back:
+            flow.acknowledge(rate - old)
+        # Where rates fall all is later, and what is planned looks after that.
+        if (rate > old or pipe.full) and not pipe.touched:
+            pipe.touched = True
+            self._touched.append(pipe)
+
+
+class Pipe:
+    """Where all that one life of a node sends leaves.
+
+    Whoever changes something calls `Shares.settle` afterwards.
+
+    Args:
+        in_order: messages that meet on the node's own uplink leave in the order of the queue, and
+            not side by side.
+
+    Attributes:
+        leaving: what leaves, in the order in which it began.
+        full: the sender waits for room on its uplink.
+    """
+
+    __slots__ = ("_queue", "_shares", "_wake", "full", "in_order", "leaving", "sender", "touched")
+
+    def __init__(self, sender: Sender, shares: Shares, *, in_order: bool) -> None:
+        self.sender = sender
+        self._shares = shares
+        self._queue = shares.queue
+        self.in_order = in_order
+        self.leaving: dict[Transfer, None] = {}
+        self.full = self.touched = False
+        self._wake: Nanos = NEVER
+
+    def begin(self, flow: Transfer, *, demand: float) -> None:
+        """What is left of it leaves, at up to `demand` bit/s; 0: not now."""
+        self.leaving[flow] = None
+        flow.since = self._queue.now
+        flow.demand = demand
+        flow.rate = 0.0
+        flow.end = NEVER
+        if not flow.links:
+            self._shares.alter(flow, demand)
+            return
+        flow.offers = [demand] * len(flow.links)
+        saved = min([link.saved(flow.since) for link in flow.links])
+        if saved:
+            flow.left = max(0.0, flow.left - saved)
+        for place, link in enumerate(flow.links):
+            link.join(flow, place)
+            self._shares.mark(link)
+
+    def stop(self, flow: Transfer) -> None:
+        """It leaves no more, through or not."""
+        shares = self._shares
+        del self.leaving[flow]
+        for link in flow.links:
+            del link.flows[flow]
+            link.idle = self._queue.now
+            shares.mark(link)
+        flow.left = self.left(flow)
+        flow.since = self._queue.now
+        flow.acknowledge(-flow.rate)
+        shares.touch(self)
+
+    def change(self, flow: Transfer, *, demand: float) -> None:
+        """From now on it may have up to `demand` bit/s; 0: it stalls."""
+        flow.demand = demand
+        if flow.links:
+            for link in flow.links:
+                self._shares.mark(link)
+        else:
+            self._shares.alter(flow, demand)
+
+    def resize(self, flow: Transfer, *, left: float) -> None:
+        """So much of it is to leave from now on, be it more or less than there was."""
+        flow.left = left
+        flow.since = self._queue.now
+        if flow.rate > 0.0:
+            flow.end = flow.since + ceil(left * BITS / flow.rate)
+        self._shares.touch(self)
+
+    def left(self, flow: Transfer) -> float:
+        """Bytes of it that have not left."""
+        return max(0.0, flow.left - flow.rate * (self._queue.now - flow.since) / BITS)
+
+    def plan(self) -> None:
+        """See to it that there is a call when something is through or may begin, or before."""
+        at, self.full = NEVER, False
+        for flow in self.leaving:
+            if flow.end < at:
+                at = flow.end
+        opens = self.sender.opens(at)
+        if opens < at:
+            at = opens
+            if at <= self._queue.now:
+                self.sender.open()
+                self._shares.touch(self)
+                return
+        if at < self._wake:
+            self._wake = at
+            self._queue.at(at, self._due)
+
+    def _due(self) -> None:
+        now = self._queue.now
+        if self._wake != now:
+            return  # planned otherwise since
+        self._wake = NEVER
+        for flow in [flow for flow in self.leaving if flow.end <= now]:
+            self.stop(flow)
+            self.sender.through(flow)
+        self.sender.go_on()
+        self._shares.touch(self)
+        self._shares.settle()
