@@ -34,6 +34,8 @@ BITS: Final = 8 * SECOND
 NEVER: Final[Nanos] = 2**63
 FAR: Final = 0.05
 """A rate or an offer that changes by less, in proportion, is left as it is."""
+SLACK: Final = 0.01
+"""A link whose load has changed by less than this part of what it carries offers what it did."""
 HOPS: Final = 16
 """So many times links notice what others have changed at one moment."""
 
@@ -47,9 +49,12 @@ class Link:
         source: the pipe that all on it come from, and begin their way with it; None: of several.
         flows: those on it, in the order in which they began, and which of their links it is.
         idle: since when there are none.
+        offered: what flows that share it were last offered for a unit of weight; 0: nothing that
+            would hold for one more.
+        drift: bit/s that it has come to carry more since.
     """
 
-    __slots__ = ("acks", "capacity", "dirty", "flows", "idle", "source")
+    __slots__ = ("acks", "capacity", "dirty", "drift", "flows", "idle", "offered", "source")
 
     def __init__(self, capacity: float) -> None:
         self.capacity = capacity
@@ -58,6 +63,7 @@ class Link:
         self.source: Pipe | None = None
         self.flows: dict[Transfer, int] = {}
         self.dirty = False
+        self.offered = self.drift = 0.0
 
     @property
     def free(self) -> float:
@@ -86,7 +92,14 @@ class Link:
             self.source = first
         elif self.source is not first:
             self.source = None
+            self.offered = 0.0  # to each the same, whatever its weight
         self.flows[flow] = place
+
+    @property
+    def settled(self) -> bool:
+        """Whether what it has offered holds: of many flows on a link, one that ends leaves room
+        for one that begins."""
+        return self.offered > 0.0 and -SLACK <= self.drift / self.capacity <= SLACK
 
     def level(self, wants: list[tuple[float, float]]) -> float:
         """What each flow on it may have for a unit of weight.
@@ -211,18 +224,31 @@ class Sender(Protocol):
 class Shares:
     """All that leaves, of all nodes: who has to look at what anew. See the module."""
 
-    __slots__ = ("_dirty", "_touched", "queue")
+    __slots__ = ("_dirty", "_further", "_touched", "queue")
 
     def __init__(self, queue: EventQueue) -> None:
         self.queue = queue
+        self._further = True
         self._dirty: list[Link] = []
         self._touched: list[Pipe] = []
 
     def mark(self, link: Link) -> None:
-        """Something about a link is different."""
+        """What a link has offered holds no longer."""
+        link.offered = 0.0
         if not link.dirty:
             link.dirty = True
             self._dirty.append(link)
+
+    def lean(self, link: Link, flow: Transfer, change: float) -> None:
+        """A flow on a link takes so many bit/s more."""
+        link.drift += change
+        if link.dirty or not self._further or link.settled:
+            return
+        source = link.source
+        if source is not None and source.in_order and next(reversed(link.flows)) is flow:
+            return  # nobody is behind it
+        link.dirty = True
+        self._dirty.append(link)
 
     def touch(self, pipe: Pipe) -> None:
         """Something about what leaves through a pipe is different."""
@@ -243,70 +269,60 @@ class Shares:
                 continue
             links, self._dirty = self._dirty, []
             hops += 1
+            self._further = hops < HOPS
             for link in links:
-                link.dirty = False
-                if not link.flows:
-                    continue
-                if link.source is not None and link.source.in_order:
-                    self._serve(link, further=hops < HOPS)
-                else:
-                    self._share(link, further=hops < HOPS)
+                if link.flows and not link.settled:
+                    if link.source is not None and link.source.in_order:
+                        self._serve(link)
+                    else:
+                        self._share(link)
+                link.dirty = False  # its own changes are none to it
+            self._further = True
 
-    def _share(self, link: Link, *, further: bool) -> None:
+    def _share(self, link: Link) -> None:
         """Every flow on a link may have its level."""
         flows, even = link.flows, link.source is not None
-        before: list[tuple[float, float]] = []
+        before: list[float] = []
         wants: list[tuple[float, float]] = []
         for flow, place in flows.items():
-            offers = flow.offers
-            old, offers[place] = offers[place], flow.demand
-            want = min(offers)  # what it would have but for this link
-            before.append((old, want))
+            offers, want = flow.offers, flow.demand
+            if len(offers) == 2:
+                if offers[1 - place] < want:
+                    want = offers[1 - place]
+            else:
+                offers[place] = want
+                want = min(offers)
+            before.append(want)  # what it would have but for this link
             wants.append((want, 1.0) if even else (want / flow.weight, flow.weight))
         level = link.level(wants) if len(wants) > 1 else link.free
         even = even or len(wants) == 1
-        for (flow, place), (old, want) in zip(flows.items(), before, strict=True):
+        for (flow, place), rate in zip(flows.items(), before, strict=True):
             offer = flow.offers[place] = level if even else level * flow.weight
-            rate = want if want < offer else offer
+            if offer < rate:
+                rate = offer
             if not -FAR * flow.rate <= rate - flow.rate <= FAR * flow.rate:
                 self.alter(flow, rate)
-            if further and not -FAR * old <= offer - old <= FAR * old:
-                self._spread(flow, link, offer if offer < old else old)
+        link.offered = level if len(wants) > 1 else 0.0
+        link.drift = 0.0
 
-    def _serve(self, link: Link, *, further: bool) -> None:
+    def _serve(self, link: Link) -> None:
         """Each flow on a link may have what those ahead of it leave over."""
         free = link.free
         for flow, place in link.flows.items():
             offers = flow.offers
-            old, offers[place] = offers[place], free
+            offers[place] = free
             rate = min(offers)
             if rate > flow.demand:
                 rate = flow.demand
             if not -FAR * flow.rate <= rate - flow.rate <= FAR * flow.rate:
                 self.alter(flow, rate)
-            if further and not -FAR * old <= free - old <= FAR * old:
-                self._spread(flow, link, free if free < old else old)
             free -= rate
-
-    def _spread(self, flow: Transfer, link: Link, least: float) -> None:
-        """What a link offers a flow is another, or was so far: have its other links look if it
-        is what the flow takes of them."""
-        for place, other in enumerate(flow.links):
-            if other.dirty or other is link or least >= flow.offers[place]:
-                continue
-            if len(other.flows) == 1:
-                continue
-            if (
-                other.source is not None
-                and other.source.in_order
-                and next(reversed(other.flows)) is flow
-            ):
-                continue  # nobody is behind it
-            self.mark(other)
 
     def alter(self, flow: Transfer, rate: float) -> None:
         """It has this rate from now on."""
         old, now, pipe = flow.rate, self.queue.now, flow.pipe
+        for link in flow.links:
+            self.lean(link, flow, rate - old)
         left = flow.left - (now - flow.since) * old / BITS
         flow.left = left if left > 0.0 else 0.0
         flow.since = now
@@ -359,18 +375,34 @@ class Pipe:
         saved = min([link.saved(flow.since) for link in flow.links])
         if saved:
             flow.left = max(0.0, flow.left - saved)
+        self._meet(flow)
+
+    def _meet(self, flow: Transfer) -> None:
+        """It has come to its links, and has what they offer to others."""
+        rate, known = flow.demand, True
         for place, link in enumerate(flow.links):
             link.join(flow, place)
-            self._shares.mark(link)
+            if not link.offered:
+                known = False
+                self._shares.mark(link)
+                continue
+            even = link.source is not None
+            flow.offers[place] = offer = link.offered * (1.0 if even else flow.weight)
+            if offer < rate:
+                rate = offer
+        if known:
+            self._shares.alter(flow, rate)
 
     def stop(self, flow: Transfer) -> None:
         """It leaves no more, through or not."""
         shares = self._shares
         del self.leaving[flow]
         for link in flow.links:
+            shares.lean(link, flow, -flow.rate)
             del link.flows[flow]
             link.idle = self._queue.now
-            shares.mark(link)
+            if not link.flows:
+                link.offered = 0.0
         flow.left = self.left(flow)
         flow.since = self._queue.now
         flow.acknowledge(-flow.rate)

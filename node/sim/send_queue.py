@@ -217,9 +217,18 @@ class SendQueue:
         if lane.begun or not lane.queue or self._mesh.frozen:
             return
         way = self._way(lane.queue[0])
-        if lane.window > way.route.window and lane is self._first:
+        if lane is self._first and not self._room(lane, way):
             return
         self._begin(lane, lane.queue.popleft(), way)
+
+    def _room(self, lane: Lane, way: Way) -> bool:
+        """Whether the next message may begin although what has left is not acknowledged."""
+        if lane.window > way.route.window:
+            return False
+        if not self._fair or not lane.recent:
+            return True
+        now, size = self._queue.now, way.route.parcel(lane.queue[0].message).message
+        return lane.room_at(lane.limit(way, size), now, now + 1) <= now
 
     def opens(self, before: Nanos) -> Nanos:
         """See `Sender`."""

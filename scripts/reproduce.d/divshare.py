@@ -64,7 +64,7 @@ _CIFAR_SCALES: Final = {
     ),
     "small": Scale(
         local_steps=8,
-        rounds=400,
+        rounds=250,
         evaluate_every=5,
         model_bytes=GN_LENET,
         training={**_CIFAR, "model": "gn-lenet-small", "test_samples": 500},
@@ -78,7 +78,7 @@ _MOVIE_SCALES: Final = {
         model_bytes=FACTORS_OF_FILMS,
         training=_MOVIES,
     )
-    for name, rounds in (("paper", 1400), ("small", 400))
+    for name, rounds in (("paper", 1400), ("small", 250))
 }
 SCALES: Final = tuple(_CIFAR_SCALES)
 

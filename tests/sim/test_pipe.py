@@ -202,7 +202,7 @@ def test_rates_are_fair_whenever_a_change_has_settled(make: Make, close: float, 
         if exact:
             sums.append(sum(flow.rate for flow in made.active) / sum(exact))
     assert np.quantile(apart, 0.98) <= FAR / (1 - FAR)
-    assert max(apart) <= 5 * FAR
+    assert max(apart) <= 7 * FAR
     assert np.mean(sums) == pytest.approx(1, abs=close)
     assert len(made.ended) == 150
     assert made.fullest <= 1 / (1 - FAR)
@@ -213,6 +213,7 @@ def test_without_a_threshold_rates_are_exactly_fair(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.sim.pipe.FAR", 1e-9)
+    monkeypatch.setattr("node.sim.pipe.SLACK", 1e-9)
     monkeypatch.setattr("node.sim.pipe.HOPS", 1000)
     made = bed(*make(7, 100))
     while (at := made.queue.next) is not None:
