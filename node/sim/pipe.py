@@ -4,9 +4,10 @@ A message's rate is the least of what its path allows and what each link on its 
 link's offers are its weighted max-min fair level (`node.links.sharing.fill` is the whole problem's
 solution), given what the other links offer those on it; on the own uplink of a node that sends one
 message after the other they are what those ahead in the queue leave over. When a message begins,
-ends or changes, its links make new offers, then those links that would notice, and so on: a change
-of a rate or an offer by less than `FAR` goes no further, nor any after `HOPS` links. Sums of rates
-stay within that of what a link can carry, and bytes are exact: what a rate was is kept with it.
+ends or changes, its links make new offers, then those links whose load that changes, and so on: a
+rate that would change by less than `FAR` stays, a link whose load has changed by less than `SLACK`
+makes no new offers, and none does after `HOPS` links. Sums of rates stay within that of what a link
+can carry, and bytes are exact: what a rate was is kept with it.
 
 Each life of a node has one `Pipe`, with one timer for all that leaves it.
 """
@@ -33,7 +34,7 @@ BITS: Final = 8 * SECOND
 """Bytes over bit/s times this are nanoseconds."""
 NEVER: Final[Nanos] = 2**63
 FAR: Final = 0.05
-"""A rate or an offer that changes by less, in proportion, is left as it is."""
+"""A rate that would change by less, in proportion, is left as it is."""
 SLACK: Final = 0.01
 """A link whose load has changed by less than this part of what it carries offers what it did."""
 HOPS: Final = 16

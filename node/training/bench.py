@@ -56,9 +56,10 @@ class Bench:
             model, config=self._config, material=self.material, batches=batches, tick=tick
         )
 
-    def warm_up(self, model: models.FlatModel) -> None:
-        """Do once what takes longer the first time; the model has no meaning afterwards."""
-        model.load(self.initial())
+    def warm_up(self, model: models.FlatModel, vector: Vector) -> None:
+        """Do once what takes longer the first time, from `vector`; the model has no meaning
+        afterwards."""
+        model.load(vector)
         batches = np.zeros((1, self._config.batch_size), dtype=np.int64)
         with contextlib.suppress(sgd.Diverged):  # to be told of the job that it is true of
             self.train(model, batches=batches, tick=lambda: None)

@@ -142,7 +142,7 @@ def serve(
     try:
         place = Workplace(assignment, memory=memory)
         if place.batches is not None:
-            place.bench.warm_up(place.test_model)
+            place.bench.warm_up(place.test_model, place.slots[Slot.OUT])
     except PeerbedError as error:
         out.send(fault(Stage.SETUP, error))
         raise SystemExit(error.exit_status) from None

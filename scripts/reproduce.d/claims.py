@@ -72,7 +72,7 @@ class Claim:
 
     def held(self, seeds: Sequence[Figures]) -> str:
         """Its row in Markdown."""
-        found = [value for each in seeds if not math.isnan(value := self.of(each))]
+        found = reckon.known(self.of(each) for each in seeds)
         asked = reckon.shown(self.least, self.form)
         asked += "" if math.isinf(self.most) else f" to {reckon.shown(self.most, self.form)}"
         if not found:

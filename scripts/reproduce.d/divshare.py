@@ -173,7 +173,7 @@ def _sooner() -> list[Claim]:
             claims.append(
                 sooner(
                     f"factor {factor:g}: time of {base} / DivShare's, {DECISIVE:.0%} of"
-                    f" its way (paper: up to 3.9)",
+                    " its way (paper: up to 3.9)",
                     base=(base, factor),
                     own=("divshare", factor),
                     least=least,

@@ -6,7 +6,7 @@ A target that was not reached in the run's time was reached at infinity: "never"
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 
 from deploy.curves import Points, first_time
@@ -45,9 +45,14 @@ def speedup(base: float, own: float) -> float:
     return base / own
 
 
+def known(values: Iterable[float]) -> list[float]:
+    """Those that are numbers: of runs that are missing nothing is known."""
+    return [value for value in values if not math.isnan(value)]
+
+
 def spread(values: Sequence[float], form: str = ".2f") -> str:
     """Median and range of those that are numbers, as in a table."""
-    found = [value for value in values if not math.isnan(value)]
+    found = known(values)
     if not found:
         return "-"
     low, middle, high = (shown(of(found), form) for of in (min, median, max))

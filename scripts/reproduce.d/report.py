@@ -156,13 +156,8 @@ class Report:
         for against in self.against:
             lines = panels.setdefault(f"against {against}", {})
             for series, factor in _keys(seeds):
-                found = [
-                    ratio
-                    for each in seeds
-                    if not math.isnan(
-                        ratio := each.speedup((against, factor), (series, factor), DECISIVE)
-                    )
-                ]
+                base, own = (against, factor), (series, factor)
+                found = reckon.known(each.speedup(base, own, DECISIVE) for each in seeds)
                 if found and 0 < (middle := median(found)) < math.inf:
                     lines.setdefault(series, []).append((factor, middle))
         y = f"its time / own time, {DECISIVE:.0%} of its way"
