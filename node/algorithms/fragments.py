@@ -115,12 +115,13 @@ def fragment_mean(own: Vector, arrived: Iterable[Arrived], layout: Layout) -> tu
     total, count = own.astype(np.float64), np.ones(own.shape, dtype=np.int32)
     for (pieces, seed), came in partitions.items():
         order, bounds = _partition(layout, pieces, seed)
-        sums, counts = total[order], count[order]
+        sums, covers = total[order], [0] * pieces
+        parts = [sums[start:stop] for start, stop in pairwise(bounds)]
         for number, values in came:
-            piece = slice(bounds[number], bounds[number + 1])
-            sums[piece] += values
-            counts[piece] += 1
-        total[order], count[order] = sums, counts
+            np.add(parts[number], values, out=parts[number])
+            covers[number] += 1
+        total[order] = sums
+        count[order] += np.repeat(covers, np.diff(bounds))
     return (total / count).astype(np.float32), float(np.count_nonzero(count > 1) / count.size)
 
 

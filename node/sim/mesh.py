@@ -2,7 +2,7 @@
 
 What `node.runtime.mesh` and `node.runtime.edges` are in containers: one stream for each pair,
 dialled by the node whose name sorts first, dialled again when it breaks. What is sent on them is
-the work of `SendQueue` and `Outgoing`.
+the work of `SendQueue`, `Handout` and `Outgoing`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from node.core.events import EdgeSettled, Event, PeerChange, PeerChanged
 from node.core.ids import NodeId
 from node.core.outbox import Priority
 from node.core.traffic import Traffic
+from node.sim.handout import Handout
 from node.sim.interfaces import MeshHost
 from node.sim.network import SETTLE_NS, WAYS_MAX, Network, Way, next_try
 from node.sim.outgoing import Outgoing
@@ -74,7 +75,8 @@ class Mesh:
         """Peers that are not settled, and the round and attempt that they were asked for in."""
         self._held: list[tuple[Outgoing, Transfer] | Event] = []
         self.outgoing = Outgoing(self, network, unheard=unheard)
-        self.sends = SendQueue(self, network, self.outgoing, pacing=pacing)
+        self.handout = Handout(self, network, self.outgoing, pacing=pacing)
+        self.sends = SendQueue(self, network, self.outgoing, self.handout)
         network.opened(self)
 
     # --- what a host asks for
@@ -191,7 +193,7 @@ class Mesh:
         """The network is another for these: what is sent goes another way, or stands still."""
         self.ways.clear()
         self.outgoing.paths_changed()
-        self.sends.turn(None if self.place in places else places)
+        self.handout.turn(None if self.place in places else places)
         self._queue.after(SETTLE_NS, self._dial, list(self._since))
 
     def appeared(self, target: int) -> None:
@@ -202,11 +204,11 @@ class Mesh:
 
     def stalled(self, target: int) -> None:
         """A pair is cut."""
-        self.sends.stalled(target)
+        self.handout.stalled(target)
 
     def resumed(self, target: int) -> None:
         """It is no longer."""
-        self.sends.turn([target])
+        self.handout.turn([target])
         self.outgoing.unblock(target)
         if target in self._checks:
             self._ping(target)
@@ -300,7 +302,7 @@ class Mesh:
     def _ping(self, target: int) -> None:
         way = self.way(target)
         if way is not None and not self._network.cut(self.place, target):
-            wait = way.route.trip + self.sends.ahead_ns(target)
+            wait = way.route.trip + self.handout.ahead_ns(target)
             self._queue.after(wait, self._ponged, target, self._checks[target], self._lives[target])
 
     def _ponged(self, target: int, stamp: tuple[int, int], life: int) -> None:

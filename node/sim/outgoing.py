@@ -62,15 +62,15 @@ class Outgoing:
         if way is None or self._network.cut(self.place, target):
             self._blocked.append(entry)
             return
-        sends, now = self._mesh.sends, self._queue.now
+        handout, now = self._mesh.handout, self._queue.now
         parcel = way.route.parcel(entry.message)
         to = self._network.life(target, self.place)
-        transfer = Transfer(sends.pipe, self._control, entry, to, way, parcel, now)
+        transfer = Transfer(handout.pipe, self._control, entry, to, way, parcel, now)
         self.flying[transfer] = None
         self.meter.sent[parcel] += 1
-        begin = max(now + sends.ahead_ns(target), self._control_free)
+        begin = max(now + handout.ahead_ns(target), self._control_free)
         self._control_free = begin + round(parcel.wire * way.route.ns_per_byte)
-        sends.held_up(target, parcel.wire)
+        handout.held_up(target, parcel.wire)
         self._fly(transfer, self._control_free)
 
     def unblock(self, target: int) -> None:
@@ -129,10 +129,7 @@ class Outgoing:
         if self.flying.pop(transfer, self) is None:
             acked = self._queue.now + transfer.route.back
             if self._fair:
-                # Behind what there is for this end.
-                behind = to.sends.ahead_ns(self.place)
-                acked += behind
-                transfer.lane.hear(behind)
+                acked += to.handout.ahead_ns(self.place)  # behind what there is for this end
             times = self.meter.times
             times.append((parcel, acked - entry.entered, transfer.begun - entry.entered))
             if len(times) >= HELD_MAX:

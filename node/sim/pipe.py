@@ -152,7 +152,11 @@ class Transfer:
 
     Attributes:
         to: the life of a node that it is for; None: it is over.
-        size: bytes of it as the send queue counts them, less what was cut off.
+        size: bytes of it as the send queue counts them, of what was handed out last and leaves.
+        rest: those that have not been handed out, or have been since without being looked for;
+            only the last that has begun has such.
+        set_out: when the first of those of `size` left.
+        late: by how much longer than the round trip its acknowledgement takes.
         begun: when its first chunk was handed out.
         lost: it will not arrive.
         links: those on which it meets others, in order, none twice.
@@ -160,13 +164,14 @@ class Transfer:
         back: the links that carry its acknowledgements.
         demand: bit/s that it has without others.
         offers: bit/s that each of the links has for it.
-        rate: bit/s that it has now; `left`: bytes that had not left at `since`.
-        end: when it is through.
+        rate: bit/s that it has now; `left`: bytes handed out that had not left at `since`.
+        end: when those are through.
     """
 
     __slots__ = (
-        "back", "begun", "chunk", "demand", "end", "entry", "lane", "left", "links", "lost",
-        "offers", "parcel", "pipe", "rate", "route", "since", "size", "to", "trip", "weight",
+        "back", "begun", "chunk", "demand", "end", "entry", "lane", "late", "left", "links",
+        "lost", "offers", "parcel", "pipe", "rate", "rest", "route", "set_out", "since", "size",
+        "to", "trip", "weight",
     )  # fmt: skip
 
     offers: list[float]
@@ -182,6 +187,9 @@ class Transfer:
         self.lane = lane
         self.pipe = pipe
         self.size = parcel.message
+        self.rest = 0
+        self.set_out = begun
+        self.late: Nanos = 0
         self.lost = False
         self.left = float(parcel.wire)
         self.since = begun
@@ -207,6 +215,9 @@ class Transfer:
 
 class Sender(Protocol):
     """Whose messages leave through a pipe."""
+
+    def drained(self, transfer: Any) -> bool:
+        """All of it that was handed out has left; returns whether more has been handed out now."""
 
     def through(self, transfer: Any) -> None:
         """All of it has left."""
@@ -407,6 +418,8 @@ class Pipe:
         flow.left = self.left(flow)
         flow.since = self._queue.now
         flow.acknowledge(-flow.rate)
+        flow.rate = 0.0
+        flow.end = NEVER
         shares.touch(self)
 
     def change(self, flow: Transfer, *, demand: float) -> None:
@@ -425,6 +438,12 @@ class Pipe:
         if flow.rate > 0.0:
             flow.end = flow.since + ceil(left * BITS / flow.rate)
         self._shares.touch(self)
+
+    def add(self, flow: Transfer, more: float) -> None:
+        """So many bytes more of it are to leave."""
+        # With what it is short of by now: the end was rounded up to a nanosecond.
+        gone = flow.rate * (self._queue.now - flow.since) / BITS
+        self.resize(flow, left=flow.left - gone + more)
 
     def left(self, flow: Transfer) -> float:
         """Bytes of it that have not left."""
@@ -453,8 +472,11 @@ class Pipe:
             return  # planned otherwise since
         self._wake = NEVER
         for flow in [flow for flow in self.leaving if flow.end <= now]:
+            if self.sender.drained(flow):
+                continue
             self.stop(flow)
-            self.sender.through(flow)
+            if not flow.rest:
+                self.sender.through(flow)
         self.sender.go_on()
         self._shares.touch(self)
         self._shares.settle()

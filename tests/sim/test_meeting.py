@@ -9,7 +9,7 @@ from node.config import Pacing, PathSpec
 from node.core.events import Sent
 from node.core.ids import NodeId
 from node.core.messages import PeerMessage
-from node.core.outbox import SLACK, chunk_bytes, window_bytes
+from node.core.outbox import chunk_bytes, window_bytes
 from node.links.sizes import burst_bytes
 from node.sim.interfaces import Access, Path, Sharing
 from node.sim.wire import Parcel, head_bytes
@@ -123,23 +123,6 @@ def test_a_control_message_holds_up_what_goes_the_same_way() -> None:
         times += [lines.at[to].received()[-1][0] - began for to in (B, C)]
     assert beside[0] == plain[0]
     assert beside[1] - plain[1] == pytest.approx(50 * takes(control()), abs=100)
-
-
-def test_two_that_send_to_each_other_hear_of_it_later_by_what_the_transport_holds() -> None:
-    """That is the window without what is under way or waits for acknowledgements: little more than
-    half of its slack, and not all of it."""
-    spec = PathSpec(rate_bps=4_000_000, delay_ns=10 * MILLISECOND)
-    rates = {f"{end}/{way}": 4_000_000 for end in "ab" for way in ("up", "down")}
-    lines = Lines(View(default=spec, rates=rates), nodes=(A, B), sharing=Sharing.FAIR)
-    for number in range(30):
-        for one, other in ((A, B), (B, A)):
-            lines.at[one].send(other, model(9000, kind=f"{number:02}"), key=f"{number:02}")
-    lines.run(20 * SECOND)
-    heard = [at for at, event in lines.at[A].heard if isinstance(event, Sent)]
-    late = [at - came for at, came in zip(heard, arrivals(lines, B), strict=True)][5:25]
-    wait = np.mean(late) - 10 * MILLISECOND
-    slack = SLACK * 8 * SECOND / 4_000_000
-    assert slack / 2 < wait < 0.7 * slack
 
 
 class Star(View):

@@ -55,6 +55,9 @@ class Bed:
         made.weight = weight
         return made
 
+    def drained(self, _transfer: Transfer) -> bool:
+        return False  # it was handed out as a whole
+
     def start(self, transfer: Transfer, demand: float) -> None:
         self.active.append(transfer)
         transfer.pipe.begin(transfer, demand=demand)

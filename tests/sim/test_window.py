@@ -70,14 +70,14 @@ def test_messages_of_a_chunk_arrive_when_they_would_from_the_real_queue(
 def test_larger_messages_are_delivered_as_fast_as_from_the_real_queue(
     one: PathSpec, other: PathSpec, size: int, data: st.DataObject
 ) -> None:
-    """Their chunks are not told apart: to a tenth and a round trip. They are ahead behind one on a
-    slower and longer path, whose acknowledgements hold them up chunk by chunk."""
+    """To three per cent and half a round trip, also behind one on a slower and longer path, whose
+    acknowledgements hold them up chunk by chunk."""
     specs = {B: one, C: other}
     count = min(60, max(6, 1_000_000 // size))
     targets = data.draw(st.text("bc", min_size=count, max_size=count))
     ours, theirs = (way(specs, [size] * count, targets) for way in (simulated, real))
-    trip = 2 * max(one.delay_ns, other.delay_ns)
-    assert abs(max(ours) - max(theirs)) <= 0.1 * max(theirs) + trip
+    half = max(one.delay_ns, other.delay_ns)
+    assert abs(max(ours) - max(theirs)) <= 0.03 * max(theirs) + half
 
 
 @pytest.mark.parametrize("size", [8000, 36_000, 100_000, 400_000])
