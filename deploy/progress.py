@@ -146,13 +146,18 @@ class Progress:
             row.loss = as_float(event.get("loss"))
             row.round = as_int(event.get("round"), row.round - 1) + 1
         elif kind == "error":
-            row.error = " ".join(str(event.get("message", "")).split())
-            return [f"{row.node}: {row.error}"]
+            return self._failed(row, str(event.get("message", "")))
         elif kind == "bytes":
             row.model_bytes = as_int(event.get("model_sent"), row.model_bytes)
         elif kind == "link":
             return self._links_changed(row, event)
         return []
+
+    def _failed(self, row: Row, error: str) -> list[str]:
+        """What a node failed of; it tells of it itself, and the coordinator does."""
+        error, known = _one_line(error), row.error
+        row.error = error
+        return [f"{row.node}: {error}"] if error and error != known else []
 
     def _links_changed(self, row: Row, event: Mapping[str, Any]) -> list[str]:
         """A node has changed its links; the first to say so tells of it."""
@@ -197,7 +202,12 @@ class Progress:
             case "stop":
                 return [f"stopping: {event.get('reason')}"]
             case "warning" | "error":
-                return [f"{event.get('kind')}: {event.get('message')}"]
+                text = _one_line(str(event.get("message", "")))
+                if any(
+                    row.error and text == f"{row.node}: {row.error}" for row in self.rows.values()
+                ):
+                    return []  # told already, by the node itself
+                return [f"{event.get('kind')}: {text}"]
             case "member":
                 return self._of_member(event)
             case "rounds":
@@ -221,9 +231,11 @@ class Progress:
             return []  # what took it away says more than how it went
         if state in _ENDED:
             row.state, row.gone = state, True
-            row.error = str(event.get("error") or "")
-            told = f"{state}: {row.error}" if state == "expelled" else row.error or state
-            return [f"{row.node}: {told}"]
+            error = str(event.get("error") or "")
+            if error and state != "expelled":
+                return self._failed(row, error)
+            row.error = error
+            return [f"{row.node}: {state}: {error}" if error else f"{row.node}: {state}"]
         early = state in ("left", "killed") and self.phase == "running"
         if state in ("done", "idle", "away") or early:
             row.state, row.gone = state, early or row.gone
@@ -278,3 +290,8 @@ def _told(event: Mapping[str, Any]) -> list[str]:
             return [f"{member}: has the model" + (f" of {provider}" if provider else "")]
         case _:
             return []
+
+
+def _one_line(message: str) -> str:
+    """What failed and what to do, which are lines of their own."""
+    return ". ".join(line.strip().rstrip(".") for line in message.splitlines())

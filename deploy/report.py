@@ -67,7 +67,7 @@ def print_run(folder: RunFolder, *, verdict: Mapping[str, Any] | None = None) ->
     style = _VERDICT_STYLES.get(word, "bold")
     console.print(Text(f"{folder.topology}/{folder.run_id}: ").append(word, style=style))
     for reason in judged.get("reasons", []):
-        console.print(f"  - {reason}", markup=False)
+        console.print("  - " + str(reason).replace("\n", "\n  "), markup=False)
     for remark in judged.get("remarks", []):
         console.print(f"  note: {remark}", markup=False)
     console.print(str(folder.path), markup=False, soft_wrap=True)

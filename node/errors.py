@@ -32,7 +32,11 @@ class PeerbedError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.message}" if self.where else self.message
+        return self.said_by("")
+
+    def said_by(self, member: str) -> str:
+        """The same in a record of a member, whose name need not be in it."""
+        text = f"{self.where}: {self.message}" if self.where not in (None, member) else self.message
         return f"{text}\n  {self.remedy}" if self.remedy else text
 
 

@@ -129,7 +129,7 @@ class LocalRun:
         try:
             await self._make_peer(self._config.deadlines.join_ns * _DEADLINE_SHARE / SECOND)
         except PeerbedError as error:
-            self._load_error = str(error)
+            self._load_error = error.said_by(self._config.name)
 
     async def prepare(self) -> None:
         """Trainer ready, neighbours being dialled; or the reason why not."""
@@ -350,7 +350,7 @@ class LocalRun:
                 job=job.job, steps=job.steps, parameters=job.parameters, since=since
             )
         except PeerbedError as error:
-            self._process.fail(str(error))
+            self._process.fail(error.said_by(self._config.name))
             return
         trained = Trained(
             job=done.job,
@@ -368,7 +368,7 @@ class LocalRun:
         try:
             done = await self._trainer.evaluate(round=wanted.round, parameters=wanted.parameters)
         except PeerbedError as error:
-            self._process.fail(str(error))
+            self._process.fail(error.said_by(self._config.name))
             return
         if done is None:
             return  # given up for newer ones, which the machine waits for

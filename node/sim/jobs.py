@@ -92,7 +92,7 @@ class Jobs:
         try:
             event = self._result(job)
         except PeerbedError as error:
-            self._fail(str(error))
+            self._fail(error.said_by(self._node))
             return
         self._done(event)
 

@@ -65,7 +65,7 @@ class Process:
     def defect(self, error: Exception) -> None:
         """An exception out of a machine or what performs its effects: keep its traceback."""
         if isinstance(error, PeerbedError):
-            self.fail(str(error))
+            self.fail(error.said_by(self.name))
             return
         self.world.records.log(self.name, "".join(traceback.format_exception(error)))
         self.fail(f"{type(error).__name__}: {error}")

@@ -277,7 +277,7 @@ def test_training_that_fails_ends_its_node_with_the_reason(tmp_path: Path) -> No
     world, log = begin(plan, timeline, tmp_path, trainers=Diverging())
     world.run()
     log.flush()
-    assert "diverged" in records(tmp_path, "n-1", "error")[0]["message"]
+    assert records(tmp_path, "n-1", "error")[0]["message"] == "training of 4 steps diverged"
     assert not (tmp_path / "logs").exists()  # no traceback: it is no defect
     assert "diverged" in records(tmp_path, "coordinator", "finish")[0]["error"]
 

@@ -54,6 +54,20 @@ def test_failures_are_told(progress: Progress) -> None:
         assert progress.feed("n-0", odd) == []
 
 
+@pytest.mark.parametrize("first", ["node", "coordinator"])
+def test_a_failure_is_told_once_whoever_tells_first(progress: Progress, first: str) -> None:
+    text = "evaluation diverged.\n  Lower training.learning_rate."
+    by_node = [("n-1", event("n-1", "error", message=text))]
+    by_coordinator = [
+        ("coordinator", event("coordinator", "member", member="n-1", state="failed", error=text)),
+        ("coordinator", event("coordinator", "error", message=f"n-1: {text}")),
+    ]
+    told = by_node + by_coordinator if first == "node" else by_coordinator + by_node
+    said = [line for member, record in told for line in progress.feed(member, record)]
+    assert said == ["n-1: evaluation diverged. Lower training.learning_rate"]
+    assert progress.rows["n-1"].error == "evaluation diverged. Lower training.learning_rate"
+
+
 def test_a_tail_yields_whole_lines_only(tmp_path: Path) -> None:
     path = tmp_path / "n.jsonl"
     tail = Tail(path)
