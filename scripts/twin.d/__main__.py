@@ -59,7 +59,7 @@ class Twin:
     @property
     def slowness(self) -> float:
         """By how much time is stretched: two cores train all nodes, and have to keep up."""
-        return max(1.0, self.nodes / 8)
+        return max(1.0, self.nodes / 3)
 
     def topology(self) -> dict[str, Any]:
         link = NETWORKS[self.shape]
