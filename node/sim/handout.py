@@ -188,9 +188,7 @@ class Handout:
         quiet = not (self._background or self._network.cuts)
         demand = transfer.route.demand if quiet else self._demand(transfer)
         self.pipe.begin(transfer, demand=demand)
-        transfer.set_out = self._queue.now
-        if transfer.lane is self._windowed:
-            self._set_out(transfer)
+        self._set_out(transfer)
         if self._background:
             self._balance()
 
@@ -217,7 +215,7 @@ class Handout:
         """A piece of it begins to leave. What the other end has handed out for this one and
         has not arrived yet, is acknowledged behind this."""
         transfer.set_out = self._queue.now
-        if transfer.to is None or transfer.to.closed:
+        if transfer.lane is not self._windowed or transfer.to is None or transfer.to.closed:
             return
         self._unsure.append(transfer)
         there = transfer.to.handout
