@@ -125,19 +125,16 @@ class Handout:
             return NEVER
         if (starved := lane.starved) is not None:
             uplink = self._network.uplink(self._mesh.place)
-            if uplink is not None and not uplink.spare:
-                self.pipe.full = True
-                return NEVER
             limit = lane.window + max(0, starved.rest - starved.chunk)
-            return lane.room_at(limit, self._queue.now, before)
-        if not lane.queue:
+        elif lane.queue:
+            entry, (known, uplink, limit) = lane.queue[0], self._head
+            if known is not entry:
+                way = self.way(entry)
+                uplink = self._network.uplink(self._mesh.place)
+                limit = lane.limit(way, way.route.parcel(entry.message).message)
+                self._head = (entry, uplink, limit)
+        else:
             return NEVER
-        entry, (known, uplink, limit) = lane.queue[0], self._head
-        if known is not entry:
-            way = self.way(entry)
-            uplink = self._network.uplink(self._mesh.place)
-            limit = lane.limit(way, way.route.parcel(entry.message).message)
-            self._head = (entry, uplink, limit)
         if uplink is not None and lane.begun and not uplink.spare:
             self.pipe.full = True
             return NEVER  # it would have nothing of it, nor those behind it
